@@ -1,0 +1,148 @@
+"""The typed arguments of a recipe that are not the Trainer's: the model and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelArguments:
+    """Which model is fine-tuned: encoders from anywhere, joined by a fusion of ours.
+
+    Raises:
+        ValueError: if no encoder is named, or an encoder is neither a name nor a mapping with a `model_type`.
+    """
+
+    encoders: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "The encoder of each modality: `image=google/vit-base-patch16-224 text=FacebookAI/roberta-base`. "
+            "A Hub id, a local folder, `package:name/folder` for a checkpoint inside an installed Python package, or "
+            "(in YAML) a mapping with `model_type` and config fields for an encoder that is trained from scratch."
+        },
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "A model that hf_dgl saved (Hub id or folder), to fine-tune further, in place of `encoders`."
+        },
+    )
+    fusion_type: str = field(
+        default="cross_attention",
+        metadata={"help": "cross_attention, merged_attention, concat, sum, gated or bilinear."},
+    )
+    num_fusion_layers: int = field(default=2, metadata={"help": "Layers of an attention fusion."})
+    fusion_hidden_size: int | None = field(
+        default=None, metadata={"help": "Width of the fusion. Default: chosen from the encoders' widths."}
+    )
+    num_fusion_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads of the fusion. Default: chosen from its width."}
+    )
+    fusion_dropout: float | None = field(default=None, metadata={"help": "Dropout inside the fusion."})
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the label is. Default: told from the label column.",
+            "choices": ["single_label_classification", "multi_label_classification", "regression"],
+        },
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Git revision (branch, tag or commit) of checkpoints that come from the Hub."}
+    )
+    token: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub token for private checkpoints and data. Default: the one of `hf auth login`. Never saved."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code that a checkpoint on the Hub brings along."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.encoders is None and self.model_name_or_path is None:
+            raise ValueError(
+                "The recipe names no model. Add its encoders, e.g.\nencoders:\n  image: google/vit-base-patch16-224\n"
+                "  text: FacebookAI/roberta-base"
+            )
+        if self.encoders is not None and self.model_name_or_path is not None:
+            raise ValueError("`encoders` and `model_name_or_path` exclude each other: remove one of them.")
+        if self.encoders is None:
+            return
+        if not isinstance(self.encoders, Mapping) or not self.encoders:
+            raise ValueError(f"encoders: expected one entry per modality (`image: <Hub id>`), got {self.encoders!r}.")
+        for name, encoder in self.encoders.items():
+            if isinstance(encoder, Mapping) and not {"model_type", "checkpoint"} & set(encoder):
+                raise ValueError(
+                    f"encoders: {name!r} is a mapping, so it is built from scratch and needs `model_type` "
+                    f"(e.g. `model_type: vit`), or `checkpoint`; got the keys {sorted(encoder)}."
+                )
+            if not isinstance(encoder, (str, Mapping)):
+                raise ValueError(
+                    f"encoders: expected a Hub id, a folder or a mapping with `model_type` for {name!r}, "
+                    f"got {encoder!r}."
+                )
+
+
+@dataclass
+class DataArguments:
+    """Which data the model learns from, and which column is which modality.
+
+    Raises:
+        ValueError: if no data set is named.
+    """
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "A Hub id, a local folder, a csv/json/jsonl/parquet file, or one of the built-in samples: "
+            "`sample:image_text`, `sample:audio_text`, `sample:image_audio_text`."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    column_mapping: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Which column holds what: `image=img text=caption label=class`. Default: the columns bear these "
+            "names."
+        },
+    )
+    train_split: str = field(default="train", metadata={"help": "Name of the split to train on."})
+    validation_split: str = field(
+        default="validation",
+        metadata={
+            "help": "Name of the split to choose by. If the data set has none, a tenth of the training split is taken."
+        },
+    )
+    test_split: str | None = field(
+        default="test",
+        metadata={
+            "help": "Name of the split that is scored once, at the end. If the data set has none, a fifth of the "
+            "training split is taken; `null`: no test."
+        },
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many rows of each other split, drawn at random."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Git revision (branch, tag or commit) of a data set that comes from the Hub."}
+    )
+    dataset_seed: int = field(
+        default=0,
+        metadata={
+            "help": "Seed of the splitting and drawing of rows and of `sample:` data. Apart from `seed`, so that "
+            "runs with several seeds share one test split."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.dataset_name:
+            raise ValueError("The recipe names no data. Add `dataset_name`, e.g. `dataset_name: sample:image_text`.")
+        if isinstance(self.column_mapping, str):
+            raise ValueError(
+                "column_mapping: expected one `name: column` per modality (on the command line "
+                f"`image=img text=caption`), got {self.column_mapping!r}."
+            )

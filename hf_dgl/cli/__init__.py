@@ -1,0 +1,49 @@
+"""`hf-dgl`: one file per command, each of which parses, calls the library and prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from . import env, evaluate, predict, train
+
+_COMMANDS = [train, evaluate, predict, env]
+_USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `hf-dgl`; those of this process by default.
+
+    Returns:
+        The exit code: 0, or 2 when the user's input is at fault, with one message on stderr.
+
+    Example:
+
+        >>> main(["env"])
+        0
+    """
+    parser = argparse.ArgumentParser(
+        prog="hf-dgl",
+        description="Fine-tune multimodal transformers with disentangled gradient learning.",
+        allow_abbrev=False,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands, common)
+    arguments, rest = parser.parse_known_args(argv)
+    try:
+        arguments.run(arguments, rest)
+    except _USER_ERRORS as error:
+        if arguments.traceback:
+            raise
+        if os.environ.get("RANK", "0") == "0":  # one message, however many processes were launched
+            print(f"hf-dgl {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    return 0

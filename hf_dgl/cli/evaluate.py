@@ -1,0 +1,37 @@
+"""`hf-dgl evaluate OUT [--recipe RECIPE] [--split test] [--key value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds the command to `hf-dgl`."""
+    parser = commands.add_parser(
+        "evaluate",
+        parents=[common],
+        allow_abbrev=False,
+        help="score a fine-tuned model: JSON on stdout",
+        description="Score a fine-tuned model on a split of a recipe's data; `--key value` words override the recipe.",
+    )
+    parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
+    parser.add_argument("--recipe", help="names the data; default: the recipe as it was run, OUT/recipe.yaml")
+    parser.add_argument("--split", default=None, help="default: the recipe's test split")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Prints one JSON object: accuracy, accuracy_<modality>, f1, ..."""
+    from hf_dgl.finetune import evaluate
+    from hf_dgl.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe or Path(arguments.model, "recipe.yaml"), rest)
+    with redirect_stdout(sys.stderr):  # the Trainer's progress callbacks print; stdout is for the JSON
+        metrics = evaluate(arguments.model, recipe, split=arguments.split)
+    if recipe.training.process_index == 0:
+        print(json.dumps(metrics, indent=2))

@@ -1,0 +1,108 @@
+"""Rows of a data set to the batch that a cross-modal model takes. Decoding happens here, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .columns import LABEL_COLUMN, ROW_COLUMN
+from .labels import LabelSpec
+from .media import load_audio, load_image
+
+
+@dataclass
+class CrossModalCollator:
+    """Decodes and processes a list of rows on the fly; nothing is cached. Picklable, for `dataloader_num_workers`.
+
+    A row is a dictionary with one entry per modality and optionally `label`. A modality may be missing in a row (no
+    entry, or None) and in the whole batch.
+
+    Args:
+        processor: a `CrossModalProcessor` or what behaves like it: `modalities`, `processors[name]`,
+            `sampling_rate(name)` and a call with one list per modality (None where a row lacks it).
+        labels: what the labels mean; None: batches carry no labels (prediction).
+
+    Returns:
+        `{modality: {tensor name: tensor [B, ...]}, "labels": tensor}`
+        - a modality that no row has is left out; one that some rows lack holds `present: BoolTensor[B]`,
+        - labels are left out if no row has one; else LongTensor[B] (single-label), FloatTensor[B, num_labels]
+          (multi-label) or FloatTensor[B] (regression).
+
+    Raises:
+        ValueError: unreadable image or audio (names file and row), text that is no text, unknown label, rows of which
+            only some have a label, rows without any of the processor's modalities.
+
+    Example:
+        >>> collator = CrossModalCollator(processor, labels=LabelSpec.from_dataset(data["train"]))
+        >>> batch = collator([data["train"][i] for i in range(8)])
+        >>> batch["image"]["pixel_values"].shape
+        torch.Size([8, 3, 16, 16])
+    """
+
+    processor: Any
+    labels: LabelSpec | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        columns = {}
+        for name in self.processor.modalities:
+            column = [self._decode(name, row, position) for position, row in enumerate(rows)]
+            if any(value is not None for value in column):
+                columns[name] = column
+        if not columns:
+            raise ValueError(self._nothing_found(rows))
+        rates = {self.processor.sampling_rate(name) for name in columns} - {None}
+        if len(rates) == 1:  # with several rates a single argument cannot tell; every array has its processor's rate
+            columns["sampling_rate"] = rates.pop()
+        batch = dict(self.processor(**columns))
+        if self.labels is not None and any(LABEL_COLUMN in row for row in rows):
+            batch["labels"] = self._label_tensor(rows)
+        return batch
+
+    def _decode(self, name: str, row: Mapping[str, Any], position: int) -> Any:
+        """One row's value of a modality as its processor takes it; None if the row lacks it."""
+        value = row.get(name)
+        if value is None:
+            return None
+        rate = self.processor.sampling_rate(name)
+        try:
+            if rate is not None:
+                return load_audio(value, rate)
+            if not isinstance(self.processor.processors[name], PreTrainedTokenizerBase):
+                return load_image(value)
+            if isinstance(value, (str, Number)):  # a csv with a column of numbers does not say that they are text
+                return str(value)
+            raise ValueError(f"expected a string, got {type(value).__name__}: {value!r:.80}.")
+        except ValueError as error:
+            raise ValueError(f"{_name_row(row, position)}, {name!r}: {error}") from error
+
+    def _label_tensor(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+        assert self.labels is not None
+        encoded = []
+        for position, row in enumerate(rows):
+            try:
+                encoded.append(self.labels.encode_value(row.get(LABEL_COLUMN)))
+            except ValueError as error:
+                raise ValueError(f"{_name_row(row, position)}: {error}") from error
+        is_class_id = self.labels.problem_type == "single_label_classification"
+        return torch.tensor(encoded, dtype=torch.long if is_class_id else torch.float32)
+
+    def _nothing_found(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        modalities = list(self.processor.modalities)
+        found = sorted({name for row in rows for name in row})
+        if not set(modalities) & set(found):
+            column = found[0] if found else ""
+            return (
+                f"The rows have the columns {found}, but none of the modalities {modalities}. Map them, e.g. "
+                f"column_mapping={{{modalities[0]!r}: {column!r}}}. With the Trainer set remove_unused_columns=False: "
+                "it drops columns that the model's forward does not name."
+            )
+        return f"All {len(rows)} rows of this batch lack all modalities {modalities}. Remove such rows."
+
+
+def _name_row(row: Mapping[str, Any], position: int) -> str:
+    return f"Row {row[ROW_COLUMN]}" if ROW_COLUMN in row else f"Row {position} of this batch"

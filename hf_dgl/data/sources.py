@@ -1,0 +1,190 @@
+"""Data sets from wherever they are to splits whose columns bear the names of the modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hf_dgl.modalities import did_you_mean
+
+from .columns import LABEL_COLUMN, ROW_COLUMN, rename_columns, replace_column
+from .folders import is_audio_folder, load_audio_folder
+from .labels import expect_dataset
+from .samples import load_sample
+from .splits import add_missing_splits, limit_rows, pick_splits
+
+SAMPLE_PREFIX = "sample:"
+_FILE_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+
+
+def load_data(
+    dataset_name: str | datasets.Dataset | datasets.DatasetDict,
+    dataset_config_name: str | None = None,
+    column_mapping: Mapping[str, str] | None = None,
+    modalities: Sequence[str] | None = None,
+    train_split: str = "train",
+    validation_split: str = "validation",
+    test_split: str | None = "test",
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> datasets.DatasetDict:
+    """Loads a data set, names its columns by modality, and sees to it that it has all splits.
+
+    | `dataset_name` | what is read |
+    |---|---|
+    | `sample:image_text` | offline sample data (`hf_dgl/data/samples.py`) |
+    | `data.csv` (tsv, json, jsonl, parquet) | one file; image and audio columns hold paths relative to its folder |
+    | `folder/` | class folders or `metadata.csv` with images or audio files, files named by split, or `save_to_disk` |
+    | `user/name` | a data set on the Hub |
+    | a `Dataset` or `DatasetDict` | itself |
+
+    Images and audio stay encoded here (paths or bytes); the collator decodes them batch by batch.
+
+    Args:
+        dataset_name: see the table.
+        dataset_config_name: configuration (subset) of a Hub data set.
+        column_mapping: modality or `label` -> column of the data set, e.g. `{"image": "img", "label": "y"}`. Names
+            that are columns already need no entry.
+        modalities: which modalities must be there, e.g. `processor.modalities`; other columns are dropped. None: the
+            keys of `column_mapping`, and nothing is dropped.
+        train_split: name of the split to train on.
+        validation_split: likewise; also found as `val`, `valid` or `dev`. If the data set has none, a tenth of the
+            training split is taken, stratified by label and fixed by `seed`.
+        test_split: likewise, a fifth; also found as `eval`. None: no test split.
+        max_train_samples: at most so many training rows, drawn at random by `seed`.
+        max_eval_samples: likewise for each of the other splits.
+        seed: of the splitting and drawing, and of `sample:` data.
+        revision: branch, tag or commit of a Hub data set.
+        token: for private Hub data sets; None: the one of `hf auth login`.
+
+    Returns:
+        Splits `train`, `validation` and (unless `test_split=None`) `test` with a column per modality, `label`, and
+        `row`: where the row comes from, e.g. `train[17]`, for messages.
+
+    Raises:
+        ValueError: no such data set, file, split or column (with the nearest match), an empty data set or split.
+
+    Example:
+        >>> data = load_data("sample:image_text", modalities=["image", "text"], max_train_samples=100)
+        >>> data["train"].column_names
+        ['image', 'text', 'label', 'row']
+    """
+    source, folder = _read(dataset_name, dataset_config_name, seed, revision, token)
+    what = dataset_name if isinstance(dataset_name, str) else type(dataset_name).__name__
+    splits = pick_splits(source, what, train_split, validation_split, test_split)
+    for split, dataset in splits.items():
+        dataset = expect_dataset(dataset, f"split {split!r} of {what!r}")
+        dataset = rename_columns(dataset, column_mapping or {}, modalities, what)
+        for name in dataset.column_names:
+            if name != LABEL_COLUMN:
+                dataset = _leave_encoded(dataset, name, folder)
+        if ROW_COLUMN not in dataset.column_names:
+            dataset = dataset.add_column(ROW_COLUMN, [f"{split}[{index}]" for index in range(len(dataset))])
+        splits[split] = dataset
+    splits = add_missing_splits(splits, wants_test=test_split is not None, seed=seed)
+    limits = {"train": max_train_samples}
+    return datasets.DatasetDict(
+        {split: limit_rows(part, limits.get(split, max_eval_samples), seed) for split, part in splits.items()}
+    )
+
+
+def _read(
+    name: Any, config_name: str | None, seed: int, revision: str | None, token: str | bool | None
+) -> tuple[dict[str, datasets.Dataset], Path | None]:
+    """All splits of a source, and the folder that paths in it are relative to."""
+    if isinstance(name, datasets.Dataset):
+        return {"train": name}, None
+    if isinstance(name, datasets.DatasetDict):
+        return dict(name), None
+    if not isinstance(name, str):
+        raise ValueError(
+            "dataset_name: expected a Hub id, a path, sample:NAME, a Dataset or a DatasetDict, got "
+            f"{type(name).__name__}."
+        )
+    if name.startswith(SAMPLE_PREFIX):
+        return dict(load_sample(name.removeprefix(SAMPLE_PREFIX), seed=seed)), None
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _read_file(path), path.resolve().parent
+    if path.is_dir():
+        return _read_folder(path, config_name), path.resolve()
+    if path.suffix in _FILE_BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"There is no file or folder {name!r} (seen from {Path.cwd()}){_nearest_file(path)}")
+    try:
+        loaded = datasets.load_dataset(name, config_name, revision=revision, token=token)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        raise ValueError(
+            f"Cannot load the data set {name!r}: {error} (It is neither a file nor a folder here, so it was looked "
+            f"for on the Hub. Offline sample data: {SAMPLE_PREFIX}image_text.)"
+        ) from error
+    return dict(loaded), None
+
+
+def _read_file(path: Path) -> dict[str, datasets.Dataset]:
+    suffix = path.suffix.lower()
+    if suffix not in _FILE_BUILDERS:
+        raise ValueError(
+            f"Cannot read {str(path)!r}: expected one of {', '.join(_FILE_BUILDERS)}, got {suffix or 'no suffix'!r}"
+            f"{did_you_mean(suffix, list(_FILE_BUILDERS))}"
+        )
+    builder, options = _FILE_BUILDERS[suffix]
+    return _load_local(str(path), builder, data_files=str(path), **options)
+
+
+def _read_folder(path: Path, config_name: str | None) -> dict[str, datasets.Dataset]:
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        saved = datasets.load_from_disk(str(path))
+        return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+    if is_audio_folder(path):
+        return load_audio_folder(path)
+    return _load_local(str(path), str(path.resolve()), name=config_name)
+
+
+def _load_local(what: str, *args: Any, **kwargs: Any) -> dict[str, datasets.Dataset]:
+    """`datasets.load_dataset` on files, with its errors turned into ones that name the file."""
+    try:
+        return dict(datasets.load_dataset(*args, **kwargs))
+    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DatasetGenerationCastError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"Cannot read {what!r}: {reason}. Is the file empty or damaged?") from error
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
+        raise ValueError(f"Cannot read {what!r}: {error}") from error
+
+
+def _nearest_file(path: Path) -> str:
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return did_you_mean(path.name, siblings)
+
+
+def _leave_encoded(dataset: datasets.Dataset, column: str, folder: Path | None) -> datasets.Dataset:
+    """Switches off decoding by `datasets`, and makes relative paths absolute."""
+    feature = dataset.features[column]
+    if isinstance(feature, (datasets.Image, datasets.Audio)):
+        return dataset.cast_column(column, type(feature)(decode=False))
+    if folder is None or feature not in (datasets.Value("string"), datasets.Value("large_string")):
+        return dataset
+    values = dataset[column][:]
+    if not _holds_paths(column, values, folder):
+        return dataset
+    absolute = [value if value is None else str(folder / value) for value in values]
+    return replace_column(dataset, column, absolute, datasets.Value("string"))
+
+
+def _holds_paths(column: str, values: Sequence[str | None], folder: Path) -> bool:
+    """Image and audio columns do; a column of another name does if one of its first values is a file."""
+    if column.startswith(("image", "audio")):
+        return True
+    first = [value for value in values[:100] if value and len(value) < 256]
+    return any((folder / value).is_file() for value in first)

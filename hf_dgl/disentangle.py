@@ -1,0 +1,432 @@
+"""Disentangled gradient learning (DGL, ICCV 2025, arXiv 2507.10213) for any torch model: hooks, and one backward pass.
+
+| loss | computed with | may change |
+|---|---|---|
+| multimodal `L_τ` | all modalities | the fusion's parameters, and nothing else |
+| unimodal `L_m` | modality `m` alone, same fusion weights | the parameters of encoder `m`, and nothing else |
+
+`L = L_τ + Σ_m α_m L_m`, each term routed as in the table. The routing happens while the graph is *built*, so one
+ordinary `loss.backward()` gives exactly these gradients, under gradient accumulation, a loss scaler, DDP and FSDP
+alike:
+
+1. *Multimodal pass.* The model runs. Each encoder's output is remembered with its graph; the fusion gets a detached
+    copy.
+2. *Unimodal pass for each `m`.* The model's forward runs again, inside the same call of the model. Encoder `m` returns
+   what is remembered of it, the other modalities are absent, and the fusion's parameters do not require gradients
+   meanwhile.
+
+Where an encoder's output cannot stand for the encoder (parameters that bypass it, weights tied across the cut,
+interleaved layers; see `cut.py`), the encoder runs again in its own pass and only its parameters require gradients
+there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .cut import Cut, find_cuts
+from .modalities import FUSION, Partition, did_you_mean, resolve
+from .outputs import DisentangledOutput, entry, extended, loss_of
+from .passes import MULTIMODAL, Pass, Run
+
+logger = logging.getLogger(__name__)
+
+_NO_DATA_PARALLEL = "nn.DataParallel replicates modules and breaks the routing. Use `accelerate launch` (DDP) instead."
+
+
+class Method(NamedTuple):
+    """The three settings that make a method; `alpha` is None where the user chooses it."""
+
+    alpha: float | None
+    multimodal_to_encoders: float
+    unimodal_to_fusion: bool
+
+
+METHODS: dict[str, Method] = {
+    "joint": Method(alpha=0.0, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
+    "auxiliary": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=True),
+    "multimodal_truncation": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=True),
+    "unimodal_truncation": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
+    "dgl": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=False),
+}
+"""The paper's method, its ablations and plain joint training, as settings of [`disentangle`]."""
+
+
+def disentangle(
+    model: nn.Module,
+    modalities: Mapping[str, Any],
+    alpha: float | Mapping[str, float] = 1.0,
+    multimodal_to_encoders: float | Mapping[str, float] = 0.0,
+    unimodal_to_fusion: bool = False,
+) -> Disentangled:
+    """Makes `model` train with disentangled gradients until `handle.remove()`.
+
+    From now on `model(**batch)` in training mode returns its usual output with `loss` = `L_τ + Σ α_m L_m`, and in
+    addition `losses` (each term, unweighted, by name) and `unimodal` (the output for each modality alone). In eval
+    mode and under `torch.no_grad()` the model is untouched. Attach after PEFT, before or after DDP/FSDP.
+
+    Args:
+        model: Any module whose forward is given all modalities and returns a dict, a dataclass such as `ModelOutput`,
+            a tuple or a tensor. A `loss` entry is used if there is one; otherwise see [`Disentangled.loss`].
+        modalities: Name -> [`Modality`], a dict of its fields, or just the path of its encoder module.
+        alpha: Weight of the unimodal losses (α of the paper, 2-5 there under SGD), one number or one per modality. 0
+            skips that modality's pass. Optimisers of the Adam family are invariant to it, except through gradient
+            clipping.
+        multimodal_to_encoders: Share (0 to 1) of the multimodal loss's gradient that passes to the encoders, one
+            number or one per modality. 0 is the paper's *multimodal gradient truncation*.
+        unimodal_to_fusion: Whether the unimodal losses may train the fusion too. False is the paper's *unimodal
+            gradient truncation*.
+
+    Raises:
+        ValueError: unknown module paths, patterns or modality names, values out of range, `nn.DataParallel`.
+
+    Example:
+
+        >>> handle = disentangle(model, {"image": "vision_model", "text": "text_model"}, alpha=1.0)
+        >>> out = model(**batch)
+        >>> out.loss.backward()
+        >>> handle.remove()
+    """
+    return Disentangled(model, modalities, alpha, multimodal_to_encoders, unimodal_to_fusion)
+
+
+class Disentangled:
+    """The handle that [`disentangle`] returns; also a context manager that removes itself at the end.
+
+    Attributes:
+        model: The model that the hooks sit on (the one inside a DDP wrapper).
+        partition: Which modules and parameters belong to which modality.
+        alpha, multimodal_to_encoders: One number per modality; may be changed between steps.
+        cuts: For each modality that was trained so far, how it meets the fusion: reused or run again, and why.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modalities: Mapping[str, Any],
+        alpha: float | Mapping[str, float] = 1.0,
+        multimodal_to_encoders: float | Mapping[str, float] = 0.0,
+        unimodal_to_fusion: bool = False,
+    ) -> None:
+        self.model = _unwrap(model)
+        if any(
+            isinstance(getattr(hook, "__self__", None), Disentangled) for hook in self.model._forward_hooks.values()
+        ):
+            raise ValueError("The model is disentangled already: call `remove()` on the first handle.")
+        self.partition: Partition = resolve(self.model, modalities)
+        self.alpha = self.per_modality("alpha", alpha, upper=None)
+        self.multimodal_to_encoders = self.per_modality("multimodal_to_encoders", multimodal_to_encoders, upper=1.0)
+        self.unimodal_to_fusion = unimodal_to_fusion
+        self.cuts: dict[str, Cut] = {}
+        self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
+        self._plans: dict[Any, dict[str, Cut]] = {}
+        self._told: set[str] = set()
+        self._run: Run | None = None
+        self._also_in_eval = False
+        self._encoder_hooks: list[Any] = []
+        # `prepend`: FSDP2's own post-forward hook must see the outputs of all passes, so ours runs before it.
+        self._root_hooks = [
+            self.model.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.model.register_forward_hook(self._after, prepend=True, with_kwargs=True, always_call=True),
+        ]
+
+    # ---- what a user calls ------------------------------------------------------------------------------------
+
+    def remove(self) -> None:
+        """Takes every hook off again. The model is as it was before [`disentangle`]."""
+        for hook in [*self._root_hooks, *self._encoder_hooks]:
+            hook.remove()
+        self._root_hooks, self._encoder_hooks = [], []
+
+    def __enter__(self) -> Disentangled:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def loss(self, output: Any, criterion: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """The DGL total for a loss that is computed outside of the model.
+
+        Args:
+            output: What the disentangled model returned.
+            criterion: Gives the loss of one output of the model, `lambda out: cross_entropy(out.logits, labels)`.
+
+        Returns:
+            `L_τ + Σ α_m L_m`, a scalar; the terms are put into `output.losses`.
+        """
+        wrapped = isinstance(output, DisentangledOutput)
+        outputs = {MULTIMODAL: output.output if wrapped else output, **(entry(output, "unimodal") or {})}
+        losses = {name: criterion(entry) for name, entry in outputs.items()}
+        shares = {share: criterion(entry) for share, entry in (entry(output, "encoder_share") or {}).items()}
+        if isinstance(output, Mapping):
+            output["losses"] = losses  # type: ignore[index]
+        else:
+            output.losses = losses
+        return self._total(losses, shares)
+
+    @contextmanager
+    def unimodal_outputs(self) -> Iterator[None]:
+        """Inside, forwards in eval mode or under `no_grad` also give `unimodal` and `losses` (`loss` stays as it
+        is)."""
+        before, self._also_in_eval = self._also_in_eval, True
+        try:
+            yield
+        finally:
+            self._also_in_eval = before
+
+    def check(self, batch: Mapping[str, Any]) -> Any:
+        """Proves on one batch that the routing of this model is right; see [`hf_dgl.checks.check`].
+
+        Returns:
+            A [`~hf_dgl.checks.CheckReport`]; `print` it.
+
+        Raises:
+            hf_dgl.checks.CheckError: if an absent modality leaks into a unimodal loss, or a gradient is not the
+            oracle's.
+        """
+        from .checks import check  # the checks use this module
+
+        return check(self, batch)
+
+    def explain(self) -> str:
+        """One line per modality: its parameters, its weights, and whether its encoder is reused or run again."""
+        sizes = dict(self.model.named_parameters(remove_duplicate=False))
+        lines = []
+        for group in self.partition.groups:
+            unique = {id(sizes[name]): sizes[name] for name in self.partition.parameter_names(group)}.values()
+            total, trainable = sum(p.numel() for p in unique), sum(p.numel() for p in unique if p.requires_grad)
+            line = f"{group}: {total:,} parameters, {trainable:,} trainable"
+            if group != FUSION:
+                line += f", alpha {self.alpha[group]:g}, share {self.multimodal_to_encoders[group]:g}"
+                line += f"; {self._cut_in_words(group)}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    # ---- set-up -----------------------------------------------------------------------------------------------
+
+    def per_modality(
+        self, name: str, value: float | Mapping[str, float], upper: float | None = None
+    ) -> dict[str, float]:
+        """`value` of the setting `name` for each modality, checked (0 to `upper`)."""
+        known = list(self.partition.modalities)
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in known:
+                    raise ValueError(
+                        f"`{name}` names an unknown modality {key!r}{did_you_mean(key, known)} Modalities: {known}."
+                    )
+            missing = [key for key in known if key not in value]
+            if missing:
+                raise ValueError(f"`{name}` has no value for {missing}: give one number, or one for each of {known}.")
+            values = {key: float(value[key]) for key in known}
+        else:
+            values = {key: float(value) for key in known}
+        for key, number in values.items():
+            if not number >= 0 or (upper is not None and number > upper):
+                bounds = "0 or more" if upper is None else f"between 0 and {upper:g}"
+                raise ValueError(f"`{name}` must be {bounds}, got {number:g} for modality {key!r}.")
+        return values
+
+    def _cut_in_words(self, modality: str) -> str:
+        cut = self.cuts.get(modality)
+        if cut is None:
+            return "reuse is decided at the first training step"
+        return "encoder output reused" if cut.reuse else f"encoder runs again in its own pass: {cut.obstacle}"
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message)
+
+    # ---- one training step ------------------------------------------------------------------------------------
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: plans the passes and opens the multimodal one."""
+        if getattr(module, "_is_replica", False):
+            raise ValueError(_NO_DATA_PARALLEL)
+        training = module.training and torch.is_grad_enabled()
+        if not training and not self._also_in_eval:
+            return
+        call = self._bind(args, kwargs)
+        present = [name for name, modality in self.partition.modalities.items() if _is_present(modality.inputs, call)]
+        cuts: dict[str, Cut] = {}
+        if training:
+            passes = self._passes(present, cuts)
+            if len(passes) == 1 and passes[0].trains >= set(present):
+                return  # nothing to route: plain joint training
+            cuts = self._plan(present, call)
+            passes = self._passes(present, cuts)
+        else:
+            passes = [Pass(MULTIMODAL, frozenset(), 1.0), *(Pass(name, frozenset(), 1.0) for name in present)]
+        self._attach_to_encoders()
+        self._run = Run(self.model, self.partition, call, passes, cuts, self.multimodal_to_encoders, training)
+        self._run.open(passes[0])
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Forward hook of the model: runs the remaining passes and gathers their outputs. Called after failures,
+        too."""
+        run, self._run = self._run, None
+        if run is None:
+            return None
+        run.close()
+        if output is None:  # forward raised (hooks with `always_call` are then given None)
+            return None
+        later = self._later_passes(run)
+        return self._assemble(run, [output, *later])
+
+    def _later_passes(self, run: Run) -> list[Any]:
+        """The outputs of all passes after the first."""
+        outputs = []
+        self._run = run
+        try:
+            for step in run.passes[1:]:
+                run.open(step)
+                try:
+                    outputs.append(self.model.forward(**run.call_for(step)))
+                finally:
+                    run.close()
+        finally:
+            self._run = None
+        return outputs
+
+    def run_passes(self, run: Run) -> list[Any]:
+        """The outputs of all passes of `run`, without calling the model's own hooks (for the checks)."""
+        self._attach_to_encoders()
+        self._run = run
+        try:
+            run.open(run.passes[0])
+            output = self.model.forward(**run.call)
+        finally:
+            run.close()
+            self._run = None
+        return [output, *self._later_passes(run)]
+
+    def _passes(self, present: list[str], cuts: Mapping[str, Cut]) -> list[Pass]:
+        """The passes of one step (the table on top of this file). Without `cuts`, every encoder counts as reusable."""
+        trainable = self._trainable_groups()
+        unimodal = []
+        for name in present:
+            if self.alpha[name] == 0:
+                continue
+            if name not in trainable:
+                self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")
+                continue
+            trains = {name, FUSION} if self.unimodal_to_fusion else {name}
+            unimodal.append(Pass(name, frozenset(trains), self.alpha[name]))
+        alone = {unimodal_pass.name for unimodal_pass in unimodal}
+        in_multimodal = {FUSION}
+        fractions: dict[float, set[str]] = {}
+        for name in present:
+            share = self.multimodal_to_encoders[name]
+            reuse = name not in cuts or cuts[name].reuse
+            # A reused encoder builds its graph here, for whichever losses it gets; one that runs again builds it
+            # there.
+            if share == 1 or (reuse and (share > 0 or name in alone)):
+                in_multimodal.add(name)
+            elif share > 0 and name in trainable:
+                fractions.setdefault(share, set()).add(name)
+        again = [
+            Pass(MULTIMODAL, frozenset(names), share, in_value=False) for share, names in sorted(fractions.items())
+        ]
+        return [Pass(MULTIMODAL, frozenset(in_multimodal), 1.0), *unimodal, *again]
+
+    def _trainable_groups(self) -> set[str]:
+        groups: set[str] = set()
+        for parameter, owners in self.partition.parameters():
+            if parameter.requires_grad:
+                groups |= owners or {FUSION}
+        return groups
+
+    def _assemble(self, run: Run, outputs: list[Any]) -> Any:
+        output, later = outputs[0], list(zip(run.passes, outputs, strict=True))[1:]
+        unimodal = {step.name: entry for step, entry in later if step.in_value}
+        shares = {step.weight: entry for step, entry in later if not step.in_value}
+        extra: dict[str, Any] = {"unimodal": unimodal}
+        if shares:
+            extra["encoder_share"] = shares
+        found = {MULTIMODAL: loss_of(output), **{name: loss_of(entry) for name, entry in unimodal.items()}}
+        losses = {name: loss for name, loss in found.items() if loss is not None}
+        if len(losses) == len(found):
+            extra["losses"] = losses
+            if run.training:
+                share_losses = {share: loss_of(entry) for share, entry in shares.items()}
+                extra["loss"] = self._total(losses, share_losses)  # type: ignore[arg-type]
+        return extended(output, extra)
+
+    def _total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[float, torch.Tensor]) -> torch.Tensor:
+        total = losses[MULTIMODAL]
+        for name, loss in losses.items():
+            if name != MULTIMODAL:
+                total = total + self.alpha[name] * loss
+        for share, loss in shares.items():  # its value is in the total already: only the gradient is added
+            total = total + share * (loss - loss.detach())
+        return total
+
+    # ---- reuse or run again -----------------------------------------------------------------------------------
+
+    def _plan(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
+        """The cuts for the present modalities and current `requires_grad` flags, by a trial forward for each new
+        case."""
+        flags = tuple(parameter.requires_grad for parameter, _ in self.partition.parameters())
+        key = (flags, tuple(present))
+        if key not in self._plans:
+            self._plans[key] = cuts = find_cuts(self.model, self.partition, present, call)
+            for name in self._trainable_groups() & set(present):
+                if name not in cuts:
+                    raise ValueError(
+                        f"No gradient reaches the encoder of modality {name!r} from the model's output "
+                        f"({', '.join(self.partition.encoders[name])}): it runs without gradients, or is not used."
+                    )
+            self.cuts.update(cuts)
+            for name, cut in cuts.items():
+                if not cut.reuse:
+                    logger.info("Modality %r: the encoder runs again in its own pass: %s.", name, cut.obstacle)
+        return self._plans[key]
+
+    def _attach_to_encoders(self) -> None:
+        """Hooks on the encoders come at the first step, so that they run after those of FSDP and PEFT."""
+        if self._encoder_hooks:
+            return
+        for modules in self.partition.encoders.values():
+            for path, module in modules.items():
+                self._encoder_hooks.append(module.register_forward_hook(functools.partial(self._encoder_called, path)))
+
+    def _encoder_called(self, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+        """Forward hook of an encoder module: remembers its output and gives the fusion what it may see of it."""
+        if self._run is None or self._run.current.name != MULTIMODAL:
+            return None
+        return self._run.hand_over(self._modality_of[path], path, output)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The call's arguments by name."""
+        if not args:
+            return kwargs
+        signature = inspect.signature(type(self.model).forward)
+        names = [
+            p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ][1:]
+        if len(args) > len(names) or any(
+            signature.parameters[n].kind == inspect.Parameter.POSITIONAL_ONLY for n in names
+        ):
+            raise ValueError("Call a disentangled model with keyword arguments: `model(**batch)`.")
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _is_present(inputs: Any, call: Mapping[str, Any]) -> bool:
+    return not inputs or any(call.get(key) is not None for key in inputs)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    if isinstance(model, nn.DataParallel):
+        raise ValueError(
+            "nn.DataParallel replicates modules and breaks the routing. Use `accelerate launch` (DDP) instead."
+        )
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

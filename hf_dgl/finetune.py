@@ -1,0 +1,255 @@
+"""Everything that `hf-dgl train` does, as functions: data, processor, model, training, scores, files.
+
+recipe -> load_splits -> build_processor -> build_model -> DGLTrainer -> output_dir
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import enable_full_determinism, set_seed
+from transformers.utils import logging
+
+from hf_dgl.data import CrossModalCollator, LabelSpec, load_data
+from hf_dgl.encoder_specs import processor_source, resolve_encoder
+from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
+from hf_dgl.recipe import Recipe
+from hf_dgl.results import Table, plain_metrics, results_table
+from hf_dgl.trainer import DGLTrainer
+from hf_dgl.training_args import DGLTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+_EVALUATION_ARGUMENTS = (
+    "method seed use_cpu bf16 fp16 bf16_full_eval fp16_full_eval disable_tqdm log_level per_device_eval_batch_size "
+    "dataloader_num_workers eval_accumulation_steps"
+).split()
+
+
+@dataclass
+class FinetuneResult:
+    """What [`finetune`] gives back.
+
+    Args:
+        model, processor, trainer: As they are after training.
+        metrics: Stage -> metrics. `before` and `validation`: the validation split, untrained and trained; `test`: the
+            test split, scored once; `train`: the Trainer's own figures (`train_loss`, `train_runtime`, ...).
+        output_dir: Where everything was saved.
+    """
+
+    model: CrossModalForSequenceClassification
+    processor: CrossModalProcessor
+    trainer: DGLTrainer
+    metrics: dict[str, dict[str, float]]
+    output_dir: str
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.trainer.is_world_process_zero()
+
+    def table(self) -> Table:
+        """The scores as a table: fused and each modality alone, before, after and on the test split."""
+        return results_table(self.metrics, self.processor.modalities, self.model.config.problem_type)
+
+
+def finetune(recipe: Recipe) -> FinetuneResult:
+    """Fine-tunes as the recipe says and saves everything into its `output_dir`.
+
+    Written there, by the main process: the model (`config.json`, `model.safetensors`), the processor, `README.md` (the
+    model card), `metrics.json`, `recipe.yaml` (the recipe as it was run, without tokens), the Trainer's checkpoints.
+
+    Args:
+        recipe: From `load_recipe` or `make_recipe`.
+
+    Raises:
+        ValueError: on data, labels or encoders that do not fit (says what to type instead).
+        FloatingPointError: when the loss becomes NaN or infinite; nothing is overwritten then.
+
+    Example:
+
+        >>> result = finetune(load_recipe("recipes/quickstart/image_text.yaml", ["--max_steps=20"]))
+        >>> result.metrics["test"]["accuracy"]
+    """
+    training = recipe.training
+    _prepare(training)
+    with _token_kept_out_of_files(training):
+        encoders = {name: resolve_encoder(name, value) for name, value in recipe.model.encoders.items()}
+        splits = load_splits(recipe, list(encoders))
+        labels = LabelSpec.from_dataset(splits["train"], recipe.model.problem_type)
+        processor = build_processor(recipe, encoders, splits["train"])
+        model = build_model(recipe, encoders, labels)
+        trainer = _trainer(training, model, processor, labels.encode(splits))
+        checkpoint = _checkpoint(training.resume_from_checkpoint)
+        training.eval_on_start = checkpoint is None and "validation" in splits
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = _score(trainer, splits.get("test"))
+        metrics["train"] = outcome.metrics
+        _save(trainer, recipe, metrics)
+    return FinetuneResult(model, processor, trainer, metrics, training.output_dir)
+
+
+def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None = None) -> dict[str, float]:
+    """Scores a fine-tuned model on one split of a recipe's data.
+
+    Args:
+        model_id: A folder that [`finetune`] wrote, or a Hub id.
+        recipe: Names the data; its model and method do not matter here.
+        split: `train`, `validation`, `test`, or another split of the data set. Default: the recipe's test split.
+
+    Returns:
+        Metrics without prefix: `accuracy`, `accuracy_<modality>`, `f1`, ..., `loss`.
+
+    Raises:
+        ValueError: if the data has no such split, or labels that the model does not know.
+
+    Example:
+
+        >>> evaluate("outputs/image_text", load_recipe("outputs/image_text/recipe.yaml"))["accuracy_text"]
+    """
+    wanted = recipe.training
+    training = DGLTrainingArguments(
+        str(model_id) if os.path.isdir(model_id) else wanted.output_dir,
+        **{name: getattr(wanted, name) for name in _EVALUATION_ARGUMENTS},
+    )
+    _prepare(training)
+    model = CrossModalForSequenceClassification.from_pretrained(model_id, **_hub_kwargs(recipe))
+    processor = CrossModalProcessor.from_pretrained(model_id, **_hub_kwargs(recipe))
+    if split not in (None, "train", "validation", "test"):
+        recipe.data.test_split, split = split, "test"
+    split = split or ("validation" if recipe.data.test_split is None else "test")
+    rows = load_splits(recipe, processor.modalities)[split]
+    rows = LabelSpec.from_config(model.config).encode(rows, split)
+    trainer = _trainer(training, model, processor, {})
+    return plain_metrics(trainer.predict(rows, metric_key_prefix="test").metrics, "test")
+
+
+def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
+    """The recipe's data as `train`, `validation` and `test`, with a column per modality and `label`.
+
+    Args:
+        recipe: Its `data` says what is read.
+        modalities: The columns that are wanted.
+
+    Raises:
+        ValueError: if there is no such data set, split or column, or it is empty.
+    """
+    wanted = dataclasses.asdict(recipe.data)
+    seed, revision = wanted.pop("dataset_seed"), wanted.pop("dataset_revision")
+    with recipe.training.main_process_first(desc="reading the data"):
+        return load_data(**wanted, modalities=modalities, seed=seed, revision=revision, token=recipe.model.token)
+
+
+def build_processor(recipe: Recipe, encoders: Mapping[str, Any], train_dataset: Dataset) -> CrossModalProcessor:
+    """The checkpoints' own processors, and default ones for encoders that are built from scratch.
+
+    Args:
+        recipe: For the access to the Hub.
+        encoders: Modality -> what [`resolve_encoder`] gave. `vocab_size` of text encoders to be built is set.
+        train_dataset: A tokenizer learns its vocabulary from it.
+    """
+    sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
+    return CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
+
+
+def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec) -> CrossModalForSequenceClassification:
+    """The recipe's encoders and fusion, with a head for these labels.
+
+    Args:
+        recipe: Its `model` holds the fusion's settings.
+        encoders: Modality -> what [`resolve_encoder`] gave.
+        labels: From the training split.
+    """
+    names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
+    fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
+    return CrossModalForSequenceClassification.from_encoders(
+        encoders,
+        num_labels=labels.num_labels,
+        id2label=labels.id2label,
+        label2id=labels.label2id,
+        problem_type=labels.problem_type,
+        **fusion,
+        **_hub_kwargs(recipe),
+    )
+
+
+def _hub_kwargs(recipe: Recipe) -> dict[str, Any]:
+    model = recipe.model
+    return {"token": model.token, "revision": model.revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _prepare(training: DGLTrainingArguments) -> None:
+    """Seeds everything before the model's new weights are drawn (the Trainer would do so only later)."""
+    enable_full_determinism(training.seed) if training.full_determinism else set_seed(training.seed)
+    if training.device.type == "cpu":
+        training.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns at every data loader
+
+
+def _trainer(
+    training: DGLTrainingArguments,
+    model: CrossModalForSequenceClassification,
+    processor: CrossModalProcessor,
+    splits: Mapping[str, Dataset],
+) -> DGLTrainer:
+    return DGLTrainer(
+        model=model,
+        args=training,
+        train_dataset=splits.get("train"),
+        eval_dataset=splits.get("validation"),
+        data_collator=CrossModalCollator(processor, LabelSpec.from_config(model.config)),
+        processing_class=processor,
+    )
+
+
+def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[str, float]]:
+    """Validation before (the evaluation at step 0, also when this run was resumed) and after training; test once."""
+    metrics = {}
+    before = next((entry for entry in trainer.state.log_history if entry["step"] == 0 and "eval_loss" in entry), None)
+    if before is not None:
+        metrics["before"] = plain_metrics(before, "eval")
+    if trainer.eval_dataset is not None:
+        metrics["validation"] = plain_metrics(trainer.evaluate(), "eval")
+    if test_dataset is not None:
+        # `predict`, not `evaluate`: early stopping and the like must not see the test split.
+        metrics["test"] = plain_metrics(trainer.predict(test_dataset, metric_key_prefix="test").metrics, "test")
+    return metrics
+
+
+def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    if trainer.is_world_process_zero():
+        folder = Path(trainer.args.output_dir)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    trainer.create_model_card()
+    trainer.save_state()
+    trainer.save_model()  # last: with `push_to_hub` it uploads the folder
+
+
+def _checkpoint(value: str | None) -> str | bool | None:
+    """`resume_from_checkpoint` as the Trainer wants it: a folder, True for the last one, None for none."""
+    return {"true": True, "false": None, "no": None}.get(str(value).lower(), value)
+
+
+@contextmanager
+def _token_kept_out_of_files(training: DGLTrainingArguments) -> Iterator[None]:
+    """The Trainer saves its arguments, `hub_token` included, in training_args.bin: let the environment hold it."""
+    if training.hub_token is None:
+        yield
+        return
+    before = os.environ.get("HF_TOKEN")
+    os.environ["HF_TOKEN"], training.hub_token = training.hub_token, None
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_TOKEN")
+        if before is not None:
+            os.environ["HF_TOKEN"] = before

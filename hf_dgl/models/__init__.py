@@ -1,0 +1,27 @@
+"""The model that we build from any encoders, in Hugging Face's own form, known to the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor
+
+from .configuration_cross_modal import FUSION_TYPES, CrossModalConfig
+from .modeling_cross_modal import (
+    CrossModalForSequenceClassification,
+    CrossModalModel,
+    CrossModalPreTrainedModel,
+)
+from .processing_cross_modal import CrossModalProcessor, default_processor, train_tokenizer
+
+AutoConfig.register("cross_modal", CrossModalConfig, exist_ok=True)
+AutoModel.register(CrossModalConfig, CrossModalModel, exist_ok=True)
+AutoModelForSequenceClassification.register(CrossModalConfig, CrossModalForSequenceClassification, exist_ok=True)
+AutoProcessor.register(CrossModalConfig, CrossModalProcessor, exist_ok=True)
+
+__all__ = [
+    "FUSION_TYPES",
+    "CrossModalConfig",
+    "CrossModalForSequenceClassification",
+    "CrossModalModel",
+    "CrossModalPreTrainedModel",
+    "CrossModalProcessor",
+    "default_processor",
+    "train_tokenizer",
+]

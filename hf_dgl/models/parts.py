@@ -1,0 +1,84 @@
+"""One modality's processor (tokenizer, image processor or feature extractor), and rows through it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+# What saves and loads a part, by its kind.
+AUTO_CLASSES: dict[str, Any] = {
+    "tokenizer": AutoTokenizer,
+    "image_processor": AutoImageProcessor,
+    "feature_extractor": AutoFeatureExtractor,
+}
+
+
+def kind_of(processor: Any) -> str:
+    """The key of `AUTO_CLASSES` for a processor; raises ValueError for anything else."""
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return "tokenizer"
+    if isinstance(processor, BaseImageProcessor):
+        return "image_processor"
+    if isinstance(processor, FeatureExtractionMixin):
+        return "feature_extractor"
+    raise ValueError(
+        f"Got {type(processor).__name__} as a processor, expected a tokenizer, an image processor or a feature "
+        "extractor. For Hub ids call CrossModalProcessor.from_encoders."
+    )
+
+
+def as_list(rows: Any) -> list[Any]:
+    """A column of rows; a single string, image or waveform becomes a column of one."""
+    is_single = isinstance(rows, (str, Image.Image)) or (isinstance(rows, np.ndarray) and rows.ndim == 1)
+    return [rows] if is_single or not isinstance(rows, Iterable) else list(rows)
+
+
+def process(processor: Any, rows: list[Any]) -> dict[str, Tensor]:
+    """Rows that all have the modality -> its encoder's inputs, `Tensor[B, ...]` each, floats in float32."""
+    kind = kind_of(processor)
+    if kind == "tokenizer":
+        # SigLIP's and kin emit no mask: their encoders are trained on texts of one length, padding included.
+        has_mask = "attention_mask" in processor.model_input_names
+        output = processor(rows, padding="longest" if has_mask else "max_length", truncation=True, return_tensors="pt")
+    elif kind == "image_processor":
+        output = processor([_in_colour(row, processor) for row in rows], return_tensors="pt")
+    else:
+        output = processor(
+            [np.asarray(row, dtype=np.float32) for row in rows],
+            sampling_rate=processor.sampling_rate,
+            return_tensors="pt",
+            **_audio_kwargs(processor),
+        )
+    return {key: value.float() if value.is_floating_point() else value for key, value in output.items()}
+
+
+def _in_colour(image: Any, processor: Any) -> Any:
+    if isinstance(image, (list, tuple)):  # the frames of a video
+        return [_in_colour(frame, processor) for frame in image]
+    if isinstance(image, Image.Image):
+        is_grey = len(getattr(processor, "image_mean", None) or [0, 0, 0]) == 1
+        return image.convert("L" if is_grey else "RGB")
+    return image
+
+
+def _audio_kwargs(processor: Any) -> dict[str, Any]:
+    parameters = inspect.signature(processor.__call__).parameters
+    kwargs: dict[str, Any] = {}
+    if "padding" in parameters and parameters["padding"].default is False:
+        kwargs["padding"] = True  # wav2vec2 and kin; the others pad on their own, some to a fixed length
+    if "return_attention_mask" in parameters:
+        kwargs["return_attention_mask"] = True  # also where the encoder takes none: the fusion leaves padding out
+    return kwargs

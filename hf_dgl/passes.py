@@ -1,0 +1,169 @@
+"""The passes of one training step: which parameters each may train, and what the encoders answer in it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .cut import Call, Cut
+from .modalities import FUSION, Partition
+from .outputs import map_tensors
+
+MULTIMODAL = "multimodal"
+
+
+class Pass(NamedTuple):
+    """One forward of the model within a training step, and what its loss may train."""
+
+    name: str  # MULTIMODAL, or the modality that is alone
+    trains: frozenset[str]  # modalities and/or FUSION
+    weight: float  # of its loss in the total
+    in_value: bool = (
+        True  # False: contributes its gradient to the total, but not its value (the value is there already)
+    )
+
+
+class Run:
+    """One call of the model: its passes, and what is remembered of the encoders between them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        partition: Partition,
+        call: dict[str, Any],
+        passes: list[Pass],
+        cuts: Mapping[str, Cut],
+        shares: Mapping[str, float],
+        training: bool,
+    ) -> None:
+        self.model, self.partition, self.call, self.passes = model, partition, call, passes
+        self.cuts, self.shares, self.training = cuts, shares, training
+        self.current = passes[0]
+        self._remembered: dict[Call, Any] = {}
+        self._counts: dict[str, int] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    def open(self, step: Pass) -> None:
+        """Sets `requires_grad` for a pass, and in a unimodal pass what the encoders return."""
+        self.current = step
+        self._counts = {}
+        try:
+            if self.training:
+                self._set_trainable(step.trains)
+            if step is not self.passes[0]:
+                self._keep_batch_statistics()
+                self._replace_encoders(step)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Undoes `open`."""
+        while self._undo:
+            self._undo.pop()()
+
+    def call_for(self, step: Pass) -> dict[str, Any]:
+        """The model's arguments for a pass: without the inputs of omitted modalities."""
+        if step.name == MULTIMODAL:
+            return self.call
+        modalities = self.partition.modalities.items()
+        omitted = {key for name, m in modalities if name != step.name and m.absent == "omit" for key in m.inputs}
+        return {key: value for key, value in self.call.items() if key not in omitted}
+
+    def hand_over(self, modality: str, path: str, output: Any) -> Any:
+        """Remembers an encoder's output in the first pass, and gives the fusion its copy (None: the output itself)."""
+        if self.current is not self.passes[0]:
+            return None
+        call = self._next_call(path)
+        cut = self.cuts.get(modality)
+        if not self.training or cut is None or not cut.reuse or call not in cut.exits:
+            self._remembered[call] = map_tensors(torch.Tensor.detach, output)
+            return None
+        self._remembered[call] = output
+        share = self.shares[modality]
+        # A copy in a fresh container: models write into encoder outputs (BLIP-2 into the tensor, CLIP the container).
+        return map_tensors(lambda tensor: _scale_gradient(tensor, share), output)
+
+    def _next_call(self, path: str) -> Call:
+        self._counts[path] = self._counts.get(path, -1) + 1
+        return path, self._counts[path]
+
+    def _set_trainable(self, groups: frozenset[str]) -> None:
+        for parameter, owners in self.partition.parameters():
+            trains = not owners.isdisjoint(groups) if owners else FUSION in groups
+            if parameter.requires_grad and not trains:
+                parameter.requires_grad_(False)
+                self._undo.append(functools.partial(setattr, parameter, "requires_grad", True))
+
+    def _keep_batch_statistics(self) -> None:
+        """Batch norms use the statistics of the pass, but their running ones are moved by the multimodal pass only."""
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats and module.training:
+                module.track_running_stats = False
+                self._undo.append(functools.partial(setattr, module, "track_running_stats", True))
+
+    def _replace_encoders(self, step: Pass) -> None:
+        """Encoders that need not run in this pass answer from memory."""
+        for modality, modules in self.partition.encoders.items():
+            absent = self.partition.modalities[modality].absent
+            if step.name in (MULTIMODAL, modality):
+                if self.training and not (modality in self.cuts and self.cuts[modality].reuse):
+                    continue  # runs again
+                answer: Callable[[Any], Any] = _attached if modality in step.trains else _detached
+            elif absent == "omit":
+                continue  # is not called
+            else:
+                answer = absent if callable(absent) else _zeros
+            for path, module in modules.items():
+                self._replace_forward(module, path, answer)
+
+    def _replace_forward(self, module: nn.Module, path: str, answer: Callable[[Any], Any]) -> None:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            call = self._next_call(path)
+            if call not in self._remembered:
+                raise RuntimeError(
+                    f"Encoder module {path!r} is called more often in the pass of modality {self.current.name!r} than "
+                    "in the multimodal pass, so its outputs cannot be matched. Cut at a module called equally often."
+                )
+            return answer(self._remembered[call])
+
+        if "forward" in module.__dict__:  # somebody else's replacement (Accelerate wraps forwards, too)
+            self._undo.append(functools.partial(setattr, module, "forward", module.__dict__["forward"]))
+        else:
+            self._undo.append(functools.partial(delattr, module, "forward"))
+        module.forward = forward
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0] * ctx.factor, None
+
+
+def _scale_gradient(tensor: torch.Tensor, share: float) -> torch.Tensor:
+    if share == 0:
+        return tensor.detach().clone()
+    return tensor.clone() if share == 1 or not tensor.requires_grad else _ScaleGradient.apply(tensor, share)
+
+
+def _attached(output: Any) -> Any:
+    return map_tensors(lambda tensor: tensor, output)
+
+
+def _detached(output: Any) -> Any:
+    return map_tensors(lambda tensor: tensor.detach().clone(), output)
+
+
+def _zeros(output: Any) -> Any:
+    return map_tensors(lambda tensor: torch.zeros_like(tensor) if tensor.is_floating_point() else tensor, output)

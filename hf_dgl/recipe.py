@@ -1,0 +1,292 @@
+"""Recipes: a flat YAML file -> typed arguments, overridden from the command line.
+
+A recipe names everything of one fine-tuning run: the model ([`ModelArguments`]), the data ([`DataArguments`]), and the
+training ([`DGLTrainingArguments`], i.e. every field of `transformers.TrainingArguments` plus the method's). YAML gives
+the defaults, the command line wins, an unknown key is an error:
+
+    hf-dgl train recipes/quickstart/image_text.yaml --learning_rate 1e-4 --method joint --alpha image=1 text=2
+
+The typing is that of upstream's `HfArgumentParser`, one key at a time, so that a mistake is reported with its key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import os
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_dgl.arguments import DataArguments, ModelArguments
+from hf_dgl.modalities import did_you_mean
+from hf_dgl.training_args import DGLTrainingArguments
+
+_OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]
+_HINTS: dict[str, Any] = {
+    f.name: get_type_hints(owner)[f.name] for owner in _OWNERS for f in dataclasses.fields(owner) if f.init
+}
+"""Every key that a recipe may hold, with its type."""
+
+
+@dataclass
+class Recipe:
+    """One run, typed.
+
+    Args:
+        model, data, training: The three groups of arguments.
+        values: The keys that the recipe and the command line gave, after overriding (what [`Recipe.to_yaml`] writes).
+
+    Example:
+
+        >>> recipe = load_recipe("recipes/quickstart/image_text.yaml", ["--learning_rate=1e-4"])
+        >>> recipe.training.learning_rate
+        0.0001
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    training: DGLTrainingArguments
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        """The recipe as it was run: without tokens, and without this machine's folders where avoidable."""
+        values = {key: _portable(value) for key, value in self.values.items() if not key.endswith("token")}
+        if os.path.isabs(str(values.get("output_dir", ""))):
+            del values["output_dir"]
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply the command line's overrides to it.
+
+    Args:
+        path: A flat YAML file whose keys are fields of `ModelArguments`, `DataArguments` or `DGLTrainingArguments`.
+        overrides: Words of a command line: `--key value`, `--key=value`, `--flag`; `--key name=value name=value` for
+            keys that hold a mapping, which changes the entries it names and leaves the others as the recipe has them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: on a key that does not exist (with the nearest that does) or a value of the wrong type.
+
+    Example:
+
+        >>> load_recipe("recipes/quickstart/image_text.yaml", ["--method", "joint", "--alpha", "image=1", "text=2"])
+    """
+    path = Path(path)
+    values = {key: _typed(key, value) for key, value in _read_yaml(path).items()}
+    for key, words in read_overrides(overrides).items():
+        value = _typed(key, _from_words(key, words))
+        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            value = {**values[key], **value}
+        values[key] = value
+    return _build(values, path.stem)
+
+
+def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
+    """A recipe from a dictionary with the keys of a recipe file.
+
+    Args:
+        values: As in the YAML file.
+        name: The results go to `outputs/<name>` unless `output_dir` says otherwise.
+
+    Example:
+
+        >>> make_recipe({"encoders": {"text": {"model_type": "bert"}}, "dataset_name": "sample:image_text"})
+    """
+    _check_keys(values, "the recipe")
+    return _build({key: _typed(key, value) for key, value in values.items()}, name)
+
+
+def _build(values: dict[str, Any], name: str) -> Recipe:
+    values = {"output_dir": os.path.join("outputs", name), **values}
+    model, data, training = (
+        owner(**{f.name: values[f.name] for f in dataclasses.fields(owner) if f.name in values}) for owner in _OWNERS
+    )
+    return Recipe(model=model, data=data, training=training, values=values)
+
+
+def build_parser(prog: str = "hf-dgl train", exit_on_error: bool = True) -> argparse.ArgumentParser:
+    """The parser behind `hf-dgl train --help`: every key, the method's first, then model, data, and the Trainer's."""
+    upstream = {f.name for f in dataclasses.fields(TrainingArguments)}
+    return HfArgumentParser(
+        [
+            _group("the method", DGLTrainingArguments, lambda name: name not in upstream),
+            _group("the model", ModelArguments),
+            _group("the data", DataArguments),
+            _group(
+                "the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, lambda name: name in upstream
+            ),
+        ],
+        prog=prog,
+        usage="%(prog)s RECIPE [--key value | --key=value | --flag | --key name=value name=value] ...",
+        description="Fine-tune as a recipe says. Every key below can stand in the recipe (`key: value`) or on the "
+        "command line, which wins.",
+        exit_on_error=exit_on_error,
+        allow_abbrev=False,
+    )
+
+
+def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: True) -> type:
+    """A dataclass of some of `owner`'s fields: upstream's parser shows one group of options per dataclass."""
+    members = [
+        (
+            f.name,
+            str if {float, dict} <= _members(f.name) else _HINTS[f.name],  # upstream's parser knows no such unions
+            field(default=f.default, default_factory=f.default_factory, metadata=f.metadata),
+        )
+        for f in dataclasses.fields(owner)
+        if f.init and keep(f.name)
+    ]
+    return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no recipe {str(path)!r}. Recipes are YAML files such as recipes/quickstart/image_text.yaml."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}.")
+    _check_keys(values, str(path))
+    return values
+
+
+def read_overrides(words: Sequence[str]) -> dict[str, list[str]]:
+    """The words after each `--key` of a command line; the last one wins when a key comes twice.
+
+    Raises:
+        ValueError: on a word before the first key, or an unknown key.
+
+    Example:
+
+        >>> read_overrides(["--bf16", "--alpha", "image=1", "text=2", "--method=joint"])
+        {'bf16': [], 'alpha': ['image=1', 'text=2'], 'method': ['joint']}
+    """
+    found: dict[str, list[str]] = {}
+    key = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            key = name.replace("-", "_")
+            if key.startswith("no_") and key not in _HINTS and _HINTS.get(key[3:]) in (bool, bool | None):
+                key, equals, value = key[3:], "=", "false"  # upstream's spelling of switching a default off
+            found[key] = [value] if equals else []
+        elif key is None:
+            raise ValueError(f"Did not expect {word!r} here: overrides are written `--key value`, after the recipe.")
+        else:
+            found[key].append(word)
+    _check_keys(found, "the command line")
+    return found
+
+
+def _check_keys(keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key not in _HINTS:
+            raise ValueError(
+                f"Unknown key {key!r} in {where}{did_you_mean(str(key), list(_HINTS))} "
+                "`hf-dgl train --help` lists them all."
+            )
+
+
+def _from_words(key: str, words: list[str]) -> Any:
+    """What a recipe would hold for these words of the command line."""
+    if not words:
+        if _action(key).nargs != "?" and key != "resume_from_checkpoint":
+            raise _wrong_type(key, "nothing")
+        return True
+    members = _members(key)
+    if dict in members and all("=" in word and not word.startswith("{") for word in words):
+        return {name: _maybe_nested(value) for name, value in (word.split("=", 1) for word in words)}
+    if len(words) == 1:
+        return _maybe_nested(words[0]) if members & {dict, list} else words[0]
+    if list in members:
+        return words
+    raise _wrong_type(key, " ".join(words))
+
+
+def _maybe_nested(word: str) -> Any:
+    return yaml.safe_load(word) if word.startswith(("{", "[")) else word
+
+
+def _typed(key: str, value: Any) -> Any:
+    """`value` in the type of field `key`: YAML reads `1e-4` as text and `no` as False, a shell gives only text."""
+    members = _members(key)
+    if value is None and type(None) in members:
+        return None
+    if value is True and _action(key).nargs == "?":
+        return _action(key).const
+    if isinstance(value, Mapping) and dict in members:
+        return {str(name): _number(key, entry) if float in members else entry for name, entry in value.items()}
+    if isinstance(value, (list, tuple)) and list in members:
+        return list(value)
+    if value is None or isinstance(value, (Mapping, list, tuple)):
+        raise _wrong_type(key, value)
+    if {float, dict} <= members:  # a number, or one per modality: more than upstream's parser can express
+        return _number(key, value)
+    word = str(value)
+    if isinstance(value, bool):
+        word = "true" if value else "false" if bool in members else "no"
+    try:
+        typed = getattr(_value_parser().parse_known_args([f"--{key}={word}"])[0], key)
+    except argparse.ArgumentError as error:
+        raise _wrong_type(key, value) from error
+    return typed[0] if isinstance(typed, list) and str in members else typed
+
+
+@functools.cache
+def _value_parser() -> argparse.ArgumentParser:
+    return build_parser(exit_on_error=False)
+
+
+def _action(key: str) -> argparse.Action:
+    return next(action for action in _value_parser()._actions if action.dest == key)
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise _wrong_type(key, value) from error
+
+
+def _members(key: str) -> set[Any]:
+    """`float | dict[str, float] | None` -> {float, dict, NoneType}."""
+    hint = _HINTS[key]
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return {get_origin(option) or option for option in options}
+
+
+def _wrong_type(key: str, value: Any) -> ValueError:
+    if (action := _action(key)).choices is not None:
+        choices = [str(choice) for choice in action.choices]
+        return ValueError(f"{key}: expected one of {choices}, got {value!r}{did_you_mean(str(value), choices)}")
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", list: "a list"}
+    members = _members(key)
+    expected = " or ".join(
+        text for kind, text in names.items() if kind in members and not (kind is str and dict in members)
+    )
+    if dict in members:
+        expected += (
+            " or " if expected else ""
+        ) + "a mapping (in a recipe indented `name: value` lines, here `name=value`)"
+    return ValueError(f"{key}: expected {expected}, got {value!r}.")
+
+
+def _portable(value: Any) -> Any:
+    """Paths below the working directory relative to it; everything else as it is."""
+    if isinstance(value, Mapping):
+        return {name: _portable(entry) for name, entry in value.items()}
+    if isinstance(value, str) and os.path.isabs(value) and Path(value).is_relative_to(Path.cwd()):
+        return os.path.relpath(value)
+    return value

@@ -1,0 +1,65 @@
+"""The figures of a run as one table: fused and each modality alone; before, after, and on the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+HEADLINES = {
+    "single_label_classification": {"accuracy": "accuracy", "f1": "macro-F1"},
+    "multi_label_classification": {"map": "mAP", "f1": "macro-F1"},
+    "regression": {"mae": "MAE", "pearson": "Pearson"},
+}
+"""For each problem type the two metrics that are shown (key in the metrics -> how it is called)."""
+
+STAGES = {"before": "before", "validation": "after", "test": "test"}
+"""Key in metrics.json -> column. `before` and `after` are the validation split, untrained and trained."""
+
+
+class Table(NamedTuple):
+    """`columns` holds the headings, `rows` as many strings per row."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def results_table(
+    metrics: Mapping[str, Mapping[str, float]],
+    modalities: Sequence[str],
+    problem_type: str = "single_label_classification",
+) -> Table:
+    """One row for the fused prediction and one per modality alone; two metrics, before, after and on the test split.
+
+    Args:
+        metrics: Stage (`before`, `validation`, `test`) -> metrics as the Trainer names them without prefix
+            (`accuracy`, `accuracy_image`). A stage that is not there has no column.
+        modalities: Names, in the order of the rows.
+        problem_type: Chooses the metrics that are shown.
+
+    Example:
+
+        >>> results_table({"test": {"accuracy": 0.9, "f1": 0.8, "accuracy_text": 0.7, "f1_text": 0.6}}, ["text"]).rows
+        [['fused', '0.900', '0.800'], ['text alone', '0.700', '0.600']]
+    """
+    stages = [stage for stage in STAGES if stage in metrics]
+    headlines = HEADLINES[problem_type]
+    columns = ["", *(f"{title} {STAGES[stage]}" for title in headlines.values() for stage in stages)]
+    rows = []
+    for name, suffix in [("fused", ""), *((f"{modality} alone", f"_{modality}") for modality in modalities)]:
+        cells = [metrics[stage].get(f"{metric}{suffix}", math.nan) for metric in headlines for stage in stages]
+        rows.append([name, *(f"{cell:.3f}" if math.isfinite(cell) else "–" for cell in cells)])
+    return Table(columns, rows)
+
+
+def plain_metrics(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """What a `Trainer.evaluate` measured, without its prefix and without timings.
+
+    Example:
+
+        >>> plain_metrics({"eval_accuracy": 0.5, "eval_runtime": 3.1, "epoch": 2.0}, "eval")
+        {'accuracy': 0.5}
+    """
+    timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if key.startswith(f"{prefix}_")}
+    return {key: value for key, value in found.items() if not key.endswith(timings)}

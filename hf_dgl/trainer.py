@@ -1,0 +1,265 @@
+"""`DGLTrainer`: a `transformers.Trainer` that trains with disentangled gradients and evaluates each modality.
+
+It owns no loop. What it overrides, and why, stands in the first line of each method.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import EvalPrediction, Trainer, TrainingArguments
+
+from .architectures import modalities_of
+from .callbacks import StopWhenNotFinite
+from .disentangle import Disentangled, disentangle
+from .metrics import compute_metrics_for, per_modality
+from .modalities import FUSION
+from .model_card import create_model_card
+from .outputs import entry
+from .passes import MULTIMODAL
+from .training_args import DGLTrainingArguments, numbers
+
+
+class DGLTrainer(Trainer):
+    """Fine-tunes a multimodal model with disentangled gradient learning.
+
+    Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
+
+    Args:
+        model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
+        args: The method's settings are fields of it.
+        modalities: Name -> [`Modality`], a dict of its fields, or a module path. Default: known from the model.
+        compute_metrics: From an `EvalPrediction` to metrics, as upstream. It is called for the fused predictions, and
+            again for those of each modality alone, whose metrics get the modality's name as a suffix
+            (`accuracy_image`). Default: the usual ones of the model's `problem_type`.
+        **kwargs: Of `transformers.Trainer`.
+
+    Attributes:
+        disentangled: The handle of the model in training ([`Disentangled`]).
+
+    Example:
+
+        >>> trainer = DGLTrainer(model, DGLTrainingArguments("out"), train_dataset=train, eval_dataset=validation,
+        ...                      data_collator=collator, processing_class=processor)
+        >>> trainer.train()
+        >>> trainer.evaluate()
+        {'eval_loss': 0.4, 'eval_accuracy': 0.9, 'eval_accuracy_image': 0.6, 'eval_accuracy_text': 0.8, ...}
+    """
+
+    args: DGLTrainingArguments
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *positional: Any,
+        modalities: Mapping[str, Any] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Attaches the method to the model, and wraps losses and metrics so that they see each modality."""
+        if args is None:
+            args = DGLTrainingArguments("tmp_trainer")
+        if not isinstance(args, DGLTrainingArguments):
+            raise ValueError(f"`args` must be DGLTrainingArguments(...), got {type(args).__name__}.")
+        _check_dataset("train_dataset", kwargs.get("train_dataset"))
+        self._declared = modalities
+        self.disentangled: Disentangled | None = None
+        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)  # since the last log, on the device
+        self._group_norms: dict[str, torch.Tensor] = {}
+        super().__init__(model, args, *positional, **kwargs)
+        self.disentangled = self._attach(self._plain_model)
+        # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
+        self.model_accepts_loss_kwargs = False
+        if self.label_smoother is not None:
+            self.label_smoother = functools.partial(self._total_of, self.label_smoother)  # type: ignore[assignment]
+        if self.compute_loss_func is not None:
+            self.compute_loss_func = functools.partial(self._total_of, self.compute_loss_func)
+        problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
+        if compute_metrics is not None:
+            self.compute_metrics = per_modality(compute_metrics)
+        elif problem_type is not None:
+            self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
+        self.add_callback(StopWhenNotFinite())
+
+    @property
+    def _plain_model(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def _attach(self, model: nn.Module) -> Disentangled:
+        modalities = modalities_of(_base_model(model)) if self._declared is None else self._declared
+        if self.args.parallel_mode.value == "not_distributed":  # several GPUs in one process: nn.DataParallel
+            raise ValueError("Several GPUs in one process replicate the model. Use `accelerate launch` (DDP) instead.")
+        return disentangle(model, modalities, **self.args.disentangle_kwargs())
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Attaches the method to the fresh model of every `model_init` (hyperparameter search)."""
+        model = super().call_model_init(trial)
+        if self.disentangled is not None:  # in `__init__`, the settings that `_attach` needs are not there yet
+            self.disentangled = self._attach(model)
+        return model
+
+    # ---- losses -----------------------------------------------------------------------------------------------
+
+    def _total_of(
+        self, criterion: Callable[..., torch.Tensor], outputs: Any, labels: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """A loss computed from outputs (label smoothing, `compute_loss_func`) becomes the sum over all terms."""
+        assert self.disentangled is not None
+        if not self._plain_model.training or entry(outputs, "unimodal") is None:
+            return criterion(outputs, labels, **kwargs)
+        return self.disentangled.loss(outputs, lambda output: criterion(output, labels, **kwargs))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Keeps the terms of the loss for `log`: as sums on the device, without waiting for it."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self._plain_model.training:
+            terms = entry(outputs, "losses") or {MULTIMODAL: loss}
+            for name, term in terms.items():
+                self._terms[name].append(term.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and the groups' gradient norms."""
+        if "loss" in logs:
+            logs.update({f"loss_{name}": mean for name, mean in self._mean_terms().items()})
+            logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    def _mean_terms(self) -> dict[str, float]:
+        """Means over the steps since the last log and over all processes, gathered in one go."""
+        assert self.disentangled is not None
+        names = [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
+        zero = torch.zeros((), device=self.args.device)
+        sums = torch.stack([torch.stack([zero, *self._terms[name]]).sum() for name in names])
+        counts = torch.tensor([float(len(self._terms[name])) for name in names], device=self.args.device)
+        total, count = self.accelerator.reduce(torch.stack([sums, counts]), reduction="sum").tolist()
+        return {name: total[i] / count[i] for i, name in enumerate(names) if count[i]}
+
+    # ---- optimisation by group ----------------------------------------------------------------------------------
+
+    def _parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters of each modality (`image+text`: shared by both) and of the fusion."""
+        assert self.disentangled is not None
+        groups: dict[str, dict[int, nn.Parameter]] = defaultdict(dict)
+        for parameter, owners in self.disentangled.partition.parameters():
+            if parameter.requires_grad:
+                groups["+".join(sorted(owners)) or FUSION][id(parameter)] = parameter
+        return {name: list(parameters.values()) for name, parameters in groups.items()}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Gives the encoders their own learning rate: upstream's parameter groups are split, nothing else changes."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.encoder_learning_rate
+        if not fresh or rate is None:
+            return optimizer
+        assert self.disentangled is not None
+        rates = self.disentangled.per_modality("encoder_learning_rate", numbers(rate))
+        modality_of = {id(p): name for name, found in self._parameter_groups().items() for p in found}
+        split = []
+        for group in optimizer.param_groups:
+            by_rate: dict[float, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                owners = modality_of.get(id(parameter), FUSION).split("+")
+                by_rate[max((rates[owner] for owner in owners if owner in rates), default=group["lr"])].append(
+                    parameter
+                )
+            split += [{**group, "params": parameters, "lr": lr} for lr, parameters in by_rate.items()]
+        optimizer.param_groups[:] = split
+        return optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clips every group by its own norm: a global one would let the modalities scale one another's gradients."""
+        if not self.args.clip_by_group or self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        norms = {}
+        for name, parameters in self._parameter_groups().items():
+            norms[name] = torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        self._group_norms = {
+            name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()
+        }
+        return torch.stack(list(self._group_norms.values())).norm()
+
+    # ---- evaluation ---------------------------------------------------------------------------------------------
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Predicts with all modalities and with each alone: `{"logits": ..., "image": ..., "text": ...}`."""
+        if prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        assert self.disentangled is not None
+        if ignore_keys is None:
+            ignore_keys = list(getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", []))
+        with self.disentangled.unimodal_outputs():
+            loss, outputs, labels = super().prediction_step(model, inputs, False, [*ignore_keys, "losses"])
+        assert outputs is not None
+        *fused, unimodal = outputs
+        fused_logits = fused[0] if len(fused) == 1 else tuple(fused)
+        predictions = {"logits": fused_logits}
+        reference = fused[0]
+        for name in self.disentangled.partition.modalities:
+            logits = _first_prediction(unimodal[name]) if name in unimodal else torch.full_like(reference, torch.nan)
+            present = entry(inputs.get(name), "present")
+            if present is not None:  # rows that lack the modality have no opinion of its
+                logits = logits.masked_fill(~present.to(logits.device).view(-1, *[1] * (logits.dim() - 1)), torch.nan)
+            predictions[name] = logits
+        return loss, predictions, labels
+
+    # ---- the Hub ------------------------------------------------------------------------------------------------
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Writes our card in place of upstream's draft (which asks its reader to fill it in)."""
+        if self.is_world_process_zero():
+            card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
+            card.save(os.path.join(self.args.output_dir, "README.md"))
+
+
+def _base_model(model: nn.Module) -> nn.Module:
+    """The model below PEFT."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _first_prediction(output: Any) -> torch.Tensor:
+    if isinstance(output, Mapping):
+        return next(value for key, value in output.items() if key != "loss")
+    return output if isinstance(output, torch.Tensor) else output[-1]
+
+
+def _check_dataset(name: str, dataset: Any) -> None:
+    """setfit-like hints for what is often passed in place of a split."""
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"`{name}` is a {type(dataset).__name__} with the splits {list(dataset)}, expected one of them: pass "
+            f"`{name}=dataset[{list(dataset)[0]!r}]`."
+        )
+    if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
+        raise ValueError(f"`{name}` is empty: there is nothing to learn from.")

@@ -1,0 +1,98 @@
+"""`DGLTrainingArguments`: the Trainer's arguments, and the method's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .disentangle import METHODS
+from .modalities import did_you_mean
+
+
+@dataclass
+class DGLTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the settings of disentangled gradient learning.
+
+    Differences to upstream's defaults: `remove_unused_columns` is False (the collator reads whole rows).
+
+    Raises:
+        ValueError: an unknown `method`, or a setting that the method fixes.
+
+    Example:
+
+        >>> DGLTrainingArguments("out", method="dgl", alpha={"image": 2.0, "text": 1.0})
+    """
+
+    method: str = field(
+        default="dgl",
+        metadata={
+            "help": "`dgl`: each encoder learns from its own unimodal loss, the fusion from the multimodal loss. "
+            "`joint`: plain training with the multimodal loss. `auxiliary`: unimodal losses are added, nothing is "
+            "truncated. `multimodal_truncation`, `unimodal_truncation`: only one of DGL's two truncations (the "
+            "paper's ablations).",
+            "choices": list(METHODS),
+        },
+    )
+    alpha: float | dict[str, float] | str = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the unimodal losses: one number, or `image=1 text=2`. With Adam-like optimisers it "
+            "acts through gradient clipping only; use `encoder_learning_rate` there."
+        },
+    )
+    multimodal_to_encoders: float | dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Share (0 to 1) of the multimodal loss's gradient that passes to the encoders: one number, or one "
+            "per modality. Default: what `method` says (0 for dgl)."
+        },
+    )
+    encoder_learning_rate: float | dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoders: one number, or one per modality. Default: `learning_rate`, as for "
+            "the fusion."
+        },
+    )
+    clip_by_group: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Clip each encoder's and the fusion's gradient by its own norm (`max_grad_norm`), since one "
+            "global norm lets them scale one another. Default: True, except for `method: joint`."
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Remove columns that are no argument of the model's forward."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(
+                f"Unknown method {self.method!r}{did_you_mean(self.method, list(METHODS))} Known: {list(METHODS)}."
+            )
+        if self.method == "joint" and self.multimodal_to_encoders not in (None, 1.0):
+            raise ValueError(
+                "`method: joint` passes the whole multimodal gradient to the encoders: remove "
+                f"`multimodal_to_encoders`, or choose `method: dgl` to use {self.multimodal_to_encoders!r}."
+            )
+        if self.clip_by_group is None:
+            self.clip_by_group = self.method != "joint"
+        super().__post_init__()
+
+    def disentangle_kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of [`hf_dgl.disentangle`] that the method and its settings amount to."""
+        method = METHODS[self.method]
+        share = method.multimodal_to_encoders if self.multimodal_to_encoders is None else self.multimodal_to_encoders
+        return {
+            "alpha": numbers(self.alpha) if method.alpha is None else method.alpha,
+            "multimodal_to_encoders": numbers(share),
+            "unimodal_to_fusion": method.unimodal_to_fusion,
+        }
+
+
+def numbers(value: Any) -> float | dict[str, float]:
+    """A setting that is one number, or one per modality, with its numbers as floats (YAML reads `1e-4` as text)."""
+    return {key: float(entry) for key, entry in value.items()} if isinstance(value, Mapping) else float(value)

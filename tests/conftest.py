@@ -1,0 +1,43 @@
+"""Fixtures that all tests share. The factories themselves are plain functions in `tests/tiny.py`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network is a bug
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+import transformers
+
+from tests import tiny
+
+transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture
+def image_text_model() -> Any:
+    """Tiny ViT + BERT classifier, cross-attention fusion, eval mode."""
+    return tiny.tiny_model(("image", "text"))
+
+
+@pytest.fixture
+def image_text_batch() -> dict[str, Any]:
+    """Four rows for `image_text_model`, labels included."""
+    return tiny.tiny_batch(("image", "text"))
+
+
+@pytest.fixture
+def image_text_processor() -> Any:
+    """PIL images and sentences -> inputs of `image_text_model`."""
+    return tiny.tiny_processor(("image", "text"))

@@ -1,0 +1,21 @@
+"""The examples in the docstrings are run."""
+
+import doctest
+import importlib
+
+import pytest
+
+from hf_dgl.data import LabelSpec, load_sample
+
+MODULES = ["samples", "speech", "labels", "media", "splits", "collator", "sources"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name, processor):
+    module = importlib.import_module(f"hf_dgl.data.{name}")
+    names = {"processor": processor, "data": load_sample("image_text")} if name == "collator" else {}
+    result = doctest.testmod(
+        module, extraglobs={**names, "LabelSpec": LabelSpec}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL
+    )
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,0 +1,155 @@
+from types import SimpleNamespace
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_dgl.data import LabelSpec, expect_dataset
+
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+
+
+def dataset_of(values, feature=None):
+    return Dataset.from_dict({"label": values}, features=Features({"label": feature}) if feature else None)
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "problem_type", "names", "encoded"),
+    [
+        (["dog", "cat", "dog"], None, SINGLE, ("cat", "dog"), [1, 0, 1]),
+        ([1, 0], ClassLabel(names=["zebra", "ape"]), SINGLE, ("zebra", "ape"), [1, 0]),
+        ([10, 9, 10], None, SINGLE, ("9", "10"), [1, 0, 1]),
+        ([True, False], None, SINGLE, ("False", "True"), [1, 0]),
+        ([[1, 0, 0], [0, 1, 1]], None, MULTI, ("0", "1", "2"), [[1, 0, 0], [0, 1, 1]]),
+        ([["b", "a"], [], ["a"]], None, MULTI, ("a", "b"), [[1, 1], [0, 0], [1, 0]]),
+        ([[1], [0, 1]], List(ClassLabel(names=["x", "y"])), MULTI, ("x", "y"), [[0, 1], [1, 1]]),
+        ([0.5, 2.0], None, "regression", ("label",), [0.5, 2.0]),
+    ],
+)
+def test_the_meaning_of_each_kind_of_column(values, feature, problem_type, names, encoded):
+    dataset = dataset_of(values, feature)
+    spec = LabelSpec.from_dataset(dataset)
+    assert (spec.problem_type, spec.names) == (problem_type, names)
+    assert spec.num_labels == len(names)
+    assert spec.label2id == {name: index for index, name in spec.id2label.items()}
+    once = spec.encode(dataset)
+    assert once["label"][:] == encoded
+    assert spec.encode(once)["label"][:] == encoded, "encoding twice changes nothing"
+
+
+def test_problem_type_overrides_the_guess():
+    assert LabelSpec.from_dataset(dataset_of([1, 2, 3]), problem_type="regression").num_labels == 1
+    floats = dataset_of([1.0, 3.0])  # integers of a csv with gaps
+    assert LabelSpec.from_dataset(floats, problem_type=SINGLE).encode(floats)["label"][:] == [0, 1]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=20).filter(lambda v: len(set(v)) > 1))
+def test_encoded_strings_decode_to_themselves(values):
+    spec = LabelSpec.from_dataset(dataset_of(values))
+    assert [spec.id2label[spec.encode_value(value)] for value in values] == values
+
+
+def test_other_order_of_class_names_is_mapped_by_name():
+    spec = LabelSpec(SINGLE, ("cat", "dog"))
+    other = dataset_of([0, 1], ClassLabel(names=["dog", "cat"]))
+    assert spec.encode(other)["label"][:] == [1, 0]
+
+
+def test_integers_are_class_ids_where_classes_have_real_names():
+    config = SimpleNamespace(id2label={1: "dog", 0: "cat"}, problem_type=None)
+    spec = LabelSpec.from_config(config)
+    assert spec == LabelSpec(SINGLE, ("cat", "dog"))
+    assert spec.encode(dataset_of([1, 0, 1]))["label"][:] == [1, 0, 1]
+
+
+def test_all_splits_at_once_and_other_columns_stay():
+    part = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
+    data = LabelSpec.from_dataset(part).encode(DatasetDict(train=part, test=part))
+    assert data["test"].features["label"] == ClassLabel(names=["x", "y"])
+    assert data["test"]["text"][:] == ["a", "b"]
+
+
+def test_label_unseen_in_training_is_named_with_row_and_split():
+    spec = LabelSpec.from_dataset(dataset_of(["sunny", "rainy"]))
+    with pytest.raises(ValueError, match=r"Row 1 of split 'test'.*'suny' does not occur in the training.*'sunny'"):
+        spec.encode(DatasetDict(test=dataset_of(["rainy", "suny"])))
+    with pytest.raises(ValueError, match=r"Row train\[17\] \(split 'validation'\)"):
+        spec.encode(dataset_of(["fog"]).add_column("row", ["train[17]"]), "validation")
+    with pytest.raises(ValueError, match="'c' does not occur"):
+        LabelSpec(MULTI, ("a", "b")).encode(dataset_of([["a"], ["c"]]))
+
+
+def test_class_id_out_of_range_and_hidden_labels():
+    with pytest.raises(ValueError, match=r"label 3 is none of the class ids 0...1"):
+        LabelSpec(SINGLE, ("cat", "dog")).encode(dataset_of([0, 3]))
+    with pytest.raises(ValueError, match="'hidden' in many public test splits.*test_split=null"):
+        LabelSpec(SINGLE, ("cat", "dog")).encode(dataset_of([-1, -1], ClassLabel(names=["cat", "dog"])), "test")
+
+
+@pytest.mark.parametrize("values", [["a", None, "b"], [0, None, 1], [0.5, None, 1.0], [["a"], None, ["b"]]])
+def test_null_label_names_the_row(values):
+    with pytest.raises(ValueError, match="Row 1 of split 'train' has no label.*null"):
+        LabelSpec.from_dataset(dataset_of(values))
+
+
+def test_nan_is_no_label():
+    with pytest.raises(ValueError, match="Row 1 of split 'train' has no label"):
+        LabelSpec.from_dataset(dataset_of([0.5, float("nan")]))
+
+
+def test_single_class_is_refused():
+    with pytest.raises(ValueError, match="All labels of the training split are 'a'; at least 2 classes"):
+        LabelSpec.from_dataset(dataset_of(["a", "a"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem_type", "message"),
+    [
+        (["a", "b"], "regression", "problem_type='regression' does not fit"),
+        ([[0, 1], [1, 0]], SINGLE, "does not fit the label column 'label'"),
+        ([1, 2], MULTI, "does not fit"),
+        ([1, 2], "regresion", "Unknown problem_type 'regresion': did you mean 'regression'"),
+        ([[3, 1], [2]], None, "must be multi-hot"),
+        ([0.5, 1.5], SINGLE, "not a whole number"),
+    ],
+)
+def test_labels_that_do_not_fit(values, problem_type, message):
+    with pytest.raises(ValueError, match=message):
+        LabelSpec.from_dataset(dataset_of(values), problem_type=problem_type)
+
+
+def test_missing_label_column_lists_the_columns():
+    with pytest.raises(ValueError, match=r"no label column 'label'.*\['y'\].*column_mapping"):
+        LabelSpec.from_dataset(Dataset.from_dict({"y": [1]}))
+
+
+def test_expect_dataset_guesses_what_was_meant():
+    part = Dataset.from_dict({"x": [1]})
+    assert expect_dataset(part, "train_dataset") is part
+    with pytest.raises(
+        ValueError, match=r"got a DatasetDict with the splits \['train'\].*train_dataset=data\['train'\]"
+    ):
+        expect_dataset(DatasetDict(train=part), "train_dataset")
+    with pytest.raises(ValueError, match="expected a datasets.Dataset, got list.*Dataset.from_list"):
+        expect_dataset([{"x": 1}], "train_dataset")
+    with pytest.raises(ValueError, match="no rows"):
+        expect_dataset(part.select([]), "train_dataset")
+    with pytest.raises(ValueError, match="got a IterableDatasetDict"):
+        expect_dataset(datasets.IterableDatasetDict(train=part.to_iterable_dataset()), "train_dataset")
+
+
+def test_multi_label_value_must_be_a_list():
+    with pytest.raises(ValueError, match="expected a list of labels, got 'a'"):
+        LabelSpec(MULTI, ("a", "b")).encode_value("a")
+
+
+def test_regression_value_must_be_a_finite_number():
+    spec = LabelSpec("regression", ("label",))
+    with pytest.raises(ValueError, match="expected a number"):
+        spec.encode_value("much")
+    with pytest.raises(ValueError, match="expected a finite number"):
+        spec.encode_value(float("inf"))
+    assert spec.encode(dataset_of([1, 2])).features["label"] == Value("float32")
