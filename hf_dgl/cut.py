@@ -115,7 +115,8 @@ def _analyse(
     modality_of = {path: name for name, found in partition.encoders.items() for path in found}
     exit_of = {node: call for call, nodes in calls.items() for node in nodes}
     loss = loss_of(output)
-    reached = list(_walk(_nodes(output if loss is None else loss), stop=exit_of))
+    roots = _nodes(output if loss is None else loss)
+    reached = list(_walk(roots, stop=exit_of))
     exits: dict[str, set[Call]] = {}
     for node in reached:
         if node in exit_of:

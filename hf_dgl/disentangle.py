@@ -35,7 +35,7 @@ from torch import nn
 from .cut import Cut, find_cuts
 from .modalities import FUSION, Partition, did_you_mean, resolve
 from .outputs import DisentangledOutput, entry, extended, loss_of
-from .passes import MULTIMODAL, Pass, Run
+from .passes import MULTIMODAL, Pass, Routing, Run, recompute_under
 
 logger = logging.getLogger(__name__)
 
@@ -378,7 +378,7 @@ class Disentangled:
         flags = tuple(parameter.requires_grad for parameter, _ in self.partition.parameters())
         key = (flags, tuple(present))
         if key not in self._plans:
-            self._plans[key] = cuts = find_cuts(self.model, self.partition, present, call)
+            self._plans[key] = cuts = self._trial(present, call)
             for name in self._trainable_groups() & set(present):
                 if name not in cuts:
                     raise ValueError(
@@ -391,8 +391,22 @@ class Disentangled:
                     logger.info("Modality %r: the encoder runs again in its own pass: %s.", name, cut.obstacle)
         return self._plans[key]
 
+    def _trial(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
+        undo = recompute_under(Routing(self.model, self.partition, None, moves_statistics=True))
+        try:
+            return find_cuts(self.model, self.partition, present, call)
+        except ValueError as error:
+            if "use_reentrant=False" not in str(error):  # what torch says to a `context_fn` there
+                raise
+            raise ValueError(
+                "Reentrant activation checkpointing forgets the routing when it recomputes, and its gradients would "
+                "be wrong. Use `gradient_checkpointing_kwargs={'use_reentrant': False}`."
+            ) from error
+        finally:
+            undo()
+
     def _attach_to_encoders(self) -> None:
-        """Hooks on the encoders come at the first step, so that they run after those of FSDP and PEFT."""
+        """Hooks on the encoders come at the first step, so that they run inside those of FSDP and PEFT."""
         if self._encoder_hooks:
             return
         for modules in self.partition.encoders.values():

@@ -59,7 +59,7 @@ class FinetuneResult:
 
     def table(self) -> Table:
         """The scores as a table: fused and each modality alone, before, after and on the test split."""
-        return results_table(self.metrics, self.processor.modalities, self.model.config.problem_type)
+        return results_table(self.metrics, self.processor.modalities, str(self.model.config.problem_type))
 
 
 def finetune(recipe: Recipe) -> FinetuneResult:
@@ -83,8 +83,9 @@ def finetune(recipe: Recipe) -> FinetuneResult:
     training = recipe.training
     _prepare(training)
     with _token_kept_out_of_files(training):
-        encoders = {name: resolve_encoder(name, value) for name, value in recipe.model.encoders.items()}
-        splits = load_splits(recipe, list(encoders))
+        wanted: Any = recipe.model.encoders or {}
+        encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
+        splits = load_splits(recipe, list(encoders) or _saved_processor(recipe).modalities)
         labels = LabelSpec.from_dataset(splits["train"], recipe.model.problem_type)
         processor = build_processor(recipe, encoders, splits["train"])
         model = build_model(recipe, encoders, labels)
@@ -95,7 +96,7 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         metrics = _score(trainer, splits.get("test"))
         metrics["train"] = outcome.metrics
         _save(trainer, recipe, metrics)
-    return FinetuneResult(model, processor, trainer, metrics, training.output_dir)
+    return FinetuneResult(model, processor, trainer, metrics, str(training.output_dir))
 
 
 def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None = None) -> dict[str, float]:
@@ -122,15 +123,15 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         **{name: getattr(wanted, name) for name in _EVALUATION_ARGUMENTS},
     )
     _prepare(training)
-    model = CrossModalForSequenceClassification.from_pretrained(model_id, **_hub_kwargs(recipe))
-    processor = CrossModalProcessor.from_pretrained(model_id, **_hub_kwargs(recipe))
+    model = CrossModalForSequenceClassification.from_pretrained(model_id, token=recipe.model.token)
+    processor = CrossModalProcessor.from_pretrained(model_id, token=recipe.model.token)
     if split not in (None, "train", "validation", "test"):
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
     rows = load_splits(recipe, processor.modalities)[split]
     rows = LabelSpec.from_config(model.config).encode(rows, split)
     trainer = _trainer(training, model, processor, {})
-    return plain_metrics(trainer.predict(rows, metric_key_prefix="test").metrics, "test")
+    return plain_metrics(trainer.predict(rows).metrics or {}, "test")
 
 
 def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
@@ -154,9 +155,11 @@ def build_processor(recipe: Recipe, encoders: Mapping[str, Any], train_dataset: 
 
     Args:
         recipe: For the access to the Hub.
-        encoders: Modality -> what [`resolve_encoder`] gave. `vocab_size` of text encoders to be built is set.
+        encoders: Modality -> what [`resolve_encoder`] gave; none: the processor of `model_name_or_path`.
         train_dataset: A tokenizer learns its vocabulary from it.
     """
+    if not encoders:
+        return _saved_processor(recipe)
     sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
     return CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
 
@@ -166,20 +169,34 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec) 
 
     Args:
         recipe: Its `model` holds the fusion's settings.
-        encoders: Modality -> what [`resolve_encoder`] gave.
+        encoders: Modality -> what [`resolve_encoder`] gave; none: the model of `model_name_or_path`.
         labels: From the training split.
     """
+    head: dict[str, Any] = {
+        "num_labels": labels.num_labels,
+        "id2label": labels.id2label,
+        "label2id": labels.label2id,
+        "problem_type": labels.problem_type,
+    }
+    if not encoders:  # a new head, where the labels are not as many as those of the saved one
+        return CrossModalForSequenceClassification.from_pretrained(
+            recipe.model.model_name_or_path, ignore_mismatched_sizes=True, **head, **_hub_kwargs(recipe)
+        )
     names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
     fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
-    return CrossModalForSequenceClassification.from_encoders(
-        encoders,
-        num_labels=labels.num_labels,
-        id2label=labels.id2label,
-        label2id=labels.label2id,
-        problem_type=labels.problem_type,
-        **fusion,
-        **_hub_kwargs(recipe),
-    )
+    return CrossModalForSequenceClassification.from_encoders(encoders, **head, **fusion, **_hub_kwargs(recipe))
+
+
+def _saved_processor(recipe: Recipe) -> CrossModalProcessor:
+    source = str(recipe.model.model_name_or_path)
+    try:
+        return CrossModalProcessor.from_pretrained(source, **_hub_kwargs(recipe))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"model_name_or_path: expected a model that hf_dgl saved, and cannot read {source!r} as one ({error}). "
+            "Other multimodal checkpoints cannot be named in a recipe yet: use `encoders`, or give the model and its "
+            "`modalities` to DGLTrainer."
+        ) from error
 
 
 def _hub_kwargs(recipe: Recipe) -> dict[str, Any]:
@@ -220,13 +237,13 @@ def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[
         metrics["validation"] = plain_metrics(trainer.evaluate(), "eval")
     if test_dataset is not None:
         # `predict`, not `evaluate`: early stopping and the like must not see the test split.
-        metrics["test"] = plain_metrics(trainer.predict(test_dataset, metric_key_prefix="test").metrics, "test")
+        metrics["test"] = plain_metrics(trainer.predict(test_dataset).metrics or {}, "test")
     return metrics
 
 
 def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     if trainer.is_world_process_zero():
-        folder = Path(trainer.args.output_dir)
+        folder = Path(str(trainer.args.output_dir))
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     trainer.create_model_card()

@@ -43,7 +43,8 @@ class CrossModalPipeline:
             **kwargs: For both `from_pretrained` (`revision`, `token`, ...).
         """
         device = device or torch.accelerator.current_accelerator() or "cpu"
-        model = CrossModalForSequenceClassification.from_pretrained(model_id, **kwargs).to(device)
+        model = CrossModalForSequenceClassification.from_pretrained(model_id, **kwargs)
+        model.to(device)  # type: ignore[arg-type]
         return cls(model, CrossModalProcessor.from_pretrained(model_id, **kwargs))
 
     @property

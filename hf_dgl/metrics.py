@@ -237,36 +237,82 @@ def compute_metrics_for(problem_type: str, modalities: Sequence[str]) -> Callabl
         raise ValueError(f"Unknown problem_type {problem_type!r}{did_you_mean(problem_type, list(_SCORERS))}")
     score, headline = _SCORERS[problem_type]
 
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        given = prediction.predictions
-        outputs = given if isinstance(given, Mapping) else {"logits": given}
-        labels = np.asarray(prediction.label_ids)
+    def score_labelled_rows(prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = _first(prediction.predictions), _first(prediction.label_ids)
         counts = _labelled(labels, problem_type)
-        if not counts.any():
-            raise ValueError(f"None of the {len(labels)} evaluated rows has a label, so there is nothing to score.")
-        fused = np.asarray(outputs["logits"])[counts]
-        if np.isnan(fused).any():  # argmax would call them class 0
+        return score(logits[counts], labels[counts]) if counts.any() else {}
+
+    each = per_modality(score_labelled_rows, modalities)
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        outputs = prediction.predictions
+        num_nan = int(np.isnan(_first(outputs["logits"] if isinstance(outputs, Mapping) else outputs)).sum())
+        if num_nan:  # argmax would call them class 0
             raise ValueError(
-                f"{int(np.isnan(fused).sum())} fused predictions are NaN: the model has diverged. Lower the learning "
-                "rate, or clip gradients (max_grad_norm)."
+                f"{num_nan} fused predictions are NaN: the model has diverged. Lower the learning rate, or clip "
+                "gradients (max_grad_norm)."
             )
-        metrics = score(fused, labels[counts])
-        headlines = []
-        for modality in modalities:
-            if outputs.get(modality) is None:
-                continue
-            logits = np.asarray(outputs[modality])
-            rows = counts & ~np.isnan(logits.reshape(len(logits), -1)).any(axis=1)
-            if not rows.any():
-                continue
-            alone = score(logits[rows], labels[rows])
-            headlines.append(alone[headline])
-            metrics |= {f"{key}_{modality}": value for key, value in alone.items()}
-        if len(headlines) > 1:
-            metrics["modality_gap"] = max(headlines) - min(headlines)
-        return metrics
+        metrics = each(prediction)
+        if not metrics:
+            num_rows = len(_first(prediction.label_ids))
+            raise ValueError(f"None of the {num_rows} evaluated rows has a label, so there is nothing to score.")
+        alone = [metrics[f"{headline}_{name}"] for name in modalities if f"{headline}_{name}" in metrics]
+        return metrics | ({"modality_gap": max(alone) - min(alone)} if len(alone) > 1 else {})
 
     return compute_metrics
+
+
+def per_modality(
+    compute_metrics: Callable[..., Mapping[str, float]], modalities: Sequence[str] | None = None
+) -> Callable[..., dict[str, float]]:
+    """Makes metrics of one array of predictions into metrics of the fused prediction and of each modality alone.
+
+    Args:
+        compute_metrics: as a Trainer takes it; sees an `EvalPrediction` whose `predictions` are the model's own.
+        modalities: which to score; None: all that there are predictions of.
+
+    Returns:
+        A function of an `EvalPrediction` whose predictions are `{"logits": fused, modality: array, ...}`. The metrics
+        of the fused ones keep their names, those of a modality alone get it as a suffix; rows that lack it (NaN) are
+        left out there. Predictions that are no such dictionary pass through, as do keyword arguments.
+
+    Example:
+        >>> compute = per_modality(lambda prediction: {"mean": float(prediction.predictions.mean())})
+        >>> compute(EvalPrediction({"logits": np.ones((2, 1)), "text": np.array([[3.0], [np.nan]])}, np.zeros(2)))
+        {'mean': 1.0, 'mean_text': 3.0}
+    """
+
+    def compute_each(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
+        outputs, labels = prediction.predictions, prediction.label_ids
+        inputs, losses = prediction.inputs, prediction.losses
+        if not isinstance(outputs, Mapping):
+            return dict(compute_metrics(prediction, **kwargs))
+        metrics = dict(compute_metrics(EvalPrediction(outputs["logits"], labels, inputs, losses), **kwargs))
+        for name in modalities if modalities is not None else [key for key in outputs if key != "logits"]:
+            if outputs.get(name) is None:
+                continue
+            rows = ~np.isnan(outputs[name].reshape(len(outputs[name]), -1)).any(axis=1)
+            if rows.any():
+                parts = (_rows(part, rows) for part in (outputs[name], labels, inputs, losses))
+                alone = compute_metrics(EvalPrediction(*parts), **kwargs)
+                metrics |= {f"{key}_{name}": value for key, value in alone.items()}
+        return metrics
+
+    return compute_each
+
+
+def _first(arrays: Any) -> np.ndarray:
+    """The logits of a model that predicts several things: by convention the first."""
+    return np.asarray(arrays[0] if isinstance(arrays, (tuple, list)) else arrays)
+
+
+def _rows(tree: Any, rows: np.ndarray) -> Any:
+    """Some rows of an array, or of all arrays in a dictionary or tuple."""
+    if isinstance(tree, Mapping):
+        return {key: _rows(value, rows) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(_rows(value, rows) for value in tree)
+    return tree if tree is None else np.asarray(tree)[rows]
 
 
 def _labelled(labels: np.ndarray, problem_type: str) -> np.ndarray:
@@ -297,37 +343,3 @@ _SCORERS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], dict[str, float]], 
     "multi_label_classification": (_score_multi_label, "map"),
     "regression": (_score_regression, "mae"),
 }
-
-
-def per_modality(compute_metrics: Callable[[EvalPrediction], dict[str, float]]) -> Callable[..., dict[str, float]]:
-    """Makes metrics of one array of predictions into metrics of the fused prediction and of each modality alone.
-
-    Args:
-        compute_metrics: as a Trainer takes it; sees an `EvalPrediction` whose `predictions` are an array.
-
-    Returns:
-        A function of an `EvalPrediction` whose predictions are `{"logits": fused, modality: array, ...}`. The metrics
-        of the fused ones keep their names, those of a modality alone get it as a suffix; rows that lack it (NaN) are
-        left out there. Predictions that are no such dictionary pass through.
-
-    Example:
-        >>> compute = per_modality(lambda prediction: {"mean": float(prediction.predictions.mean())})
-        >>> compute(EvalPrediction({"logits": np.ones((2, 1)), "text": np.array([[3.0], [np.nan]])}, np.zeros(2)))
-        {'mean': 1.0, 'mean_text': 3.0}
-    """
-
-    def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
-        outputs, labels = prediction.predictions, prediction.label_ids
-        if not isinstance(outputs, Mapping):
-            return compute_metrics(prediction, **kwargs)
-        metrics = dict(compute_metrics(EvalPrediction(outputs["logits"], labels), **kwargs))
-        for modality, predictions in outputs.items():
-            if modality == "logits":
-                continue
-            rows = ~np.isnan(predictions.reshape(len(predictions), -1)).any(axis=1)
-            if rows.any():
-                alone = compute_metrics(EvalPrediction(predictions[rows], labels[rows]), **kwargs)
-                metrics |= {f"{key}_{modality}": value for key, value in alone.items()}
-        return metrics
-
-    return compute

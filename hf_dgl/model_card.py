@@ -28,9 +28,9 @@ def create_model_card(
     language: str | None = None,
     license: str | None = None,
     tags: str | Sequence[str] | None = None,
-    dataset: str | None = None,
+    dataset: str | Sequence[str] | None = None,
 ) -> ModelCard:
-    """The card of a trainer's model. Results and recipe are those in its `output_dir`, if [`finetune`] put them there.
+    """The card of a trainer's model. Results and recipe are those in its `output_dir`, if `finetune` put them there.
 
     Args:
         trainer: Its model, arguments and `output_dir` (`metrics.json`, `recipe.yaml`) are described.
@@ -45,68 +45,73 @@ def create_model_card(
 
         >>> create_model_card(trainer, license="apache-2.0").save("README.md")
     """
-    folder = Path(trainer.args.output_dir)
+    folder = Path(trainer.args.output_dir or ".")
     recipe_text = _read(folder / "recipe.yaml")
     recipe = yaml.safe_load(recipe_text) or {}
     metrics = json.loads(_read(folder / "metrics.json") or "{}")
-    model_id = getattr(trainer, "hub_model_id", None) or trainer.args.hub_model_id or _short(folder)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model_id = trainer.hub_model_id or trainer.args.hub_model_id or _short(folder)
     model_name = model_name or model_id.rsplit("/", 1)[-1]
-    dataset = dataset or recipe.get("dataset_name")
+    modalities = list(trainer.disentangled.partition.modalities) if trainer.disentangled else []
+    problem_type = getattr(model.config, "problem_type", None) or "single_label_classification"
     sources = recipe.get("encoders") or {}
-    config = trainer.model.config
-    results = _eval_results(metrics.get("test", {}), config, dataset)
     data = ModelCardData(
         language=language,
         license=license,
         library_name="hf_dgl",
-        tags=["hf_dgl", "multimodal", "disentangled-gradient-learning", *_as_list(tags), *config.modalities],
-        base_model=[source for source in map(_checkpoint, sources.values()) if _is_hub_id(source)] or None,
-        datasets=[dataset] if _is_hub_id(dataset) else None,
+        tags=["hf_dgl", "multimodal", "disentangled-gradient-learning", *_as_list(tags), *modalities],
+        base_model=[str(source) for source in map(_checkpoint, sources.values()) if _is_hub_id(source)] or None,
+        datasets=[name for name in _as_list(dataset or recipe.get("dataset_name")) if _is_hub_id(name)] or None,
         model_name=model_name,
-        eval_results=results or None,
+        eval_results=_eval_results(metrics.get("test", {}), modalities, problem_type, recipe) or None,
     )
+    encoders = getattr(model.config, "encoders", None) or {}
     return ModelCard.from_template(
         data,
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         title=model_name,
         model_id=model_id,
-        modalities=config.modalities,
-        encoders=_encoder_rows(config, sources),
-        fusion_type=config.fusion_type,
+        model_class=type(model).__name__,
+        modalities=modalities,
+        encoders=_encoder_rows(encoders, sources),
+        fusion_type=getattr(model.config, "fusion_type", None),
+        example=", ".join(f"{name}={_example(config)}" for name, config in encoders.items()),
         method=trainer.args.method,
-        **trainer.args.disentangle_kwargs(),
-        table=results_table(metrics, config.modalities, config.problem_type) if metrics else None,
+        **{key: _numbers(value) for key, value in trainer.args.disentangle_kwargs().items()},
+        table=results_table(metrics, modalities, problem_type) if metrics else None,
         has_test="test" in metrics,
-        example=", ".join(f"{name}={_example(sub_config)}" for name, sub_config in config.encoders.items()),
         recipe=recipe_text,
         version=version("hf-dgl"),
     )
 
 
-def _eval_results(metrics: Mapping[str, float], config: Any, dataset: str | None) -> list[EvalResult]:
+def _eval_results(
+    metrics: Mapping[str, float], modalities: Sequence[str], problem_type: str, recipe: Mapping[str, Any]
+) -> list[EvalResult]:
     """One entry per headline metric, fused and for each modality alone."""
+    dataset = recipe.get("dataset_name") or "unknown"
     return [
         EvalResult(
             task_type="multimodal-classification",
-            dataset_type=dataset or "unknown",
-            dataset_name=dataset or "unknown",
-            dataset_split="test",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=recipe.get("test_split") or "test",
             metric_type=metric,
             metric_name=f"{title} ({modality + ' alone' if modality else 'fused'})",
             metric_value=metrics[key],
         )
-        for metric, title in HEADLINES[config.problem_type].items()
-        for modality in ("", *config.modalities)
+        for metric, title in HEADLINES[problem_type].items()
+        for modality in ("", *modalities)
         if (key := f"{metric}_{modality}" if modality else metric) in metrics
     ]
 
 
-def _encoder_rows(config: Any, sources: Mapping[str, Any]) -> list[list[str]]:
+def _encoder_rows(encoders: Mapping[str, Any], sources: Mapping[str, Any]) -> list[list[str]]:
     """Modality, architecture, and the checkpoint that the recipe names for it."""
     rows = []
-    for name, sub_config in config.encoders.items():
-        source = _checkpoint(sources[name]) if name in sources else "unknown"
-        rows.append([name, f"`{sub_config.model_type}`", _link(source) if source else "random weights"])
+    for name, config in encoders.items():
+        source = _checkpoint(sources[name]) if name in sources else "not recorded"
+        rows.append([name, f"`{config.model_type}`", _link(source) if source else "random weights"])
     return rows
 
 
@@ -115,16 +120,13 @@ def _checkpoint(source: Any) -> str | None:
     return source.get("checkpoint") if isinstance(source, Mapping) else source
 
 
-def _is_hub_id(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and ":" not in value
-        and not value.startswith((".", "/", "~"))
-        and not os.path.exists(value)
-    )
+def _is_hub_id(value: str | None) -> bool:
+    return bool(value) and ":" not in str(value) and not os.path.exists(str(value)) and str(value)[0] not in "./~"
 
 
 def _link(source: str) -> str:
+    if source == "not recorded":
+        return source
     return f"[{source}](https://huggingface.co/{source})" if _is_hub_id(source) else f"`{source}`"
 
 
@@ -141,6 +143,11 @@ def _short(folder: Path) -> str:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _numbers(value: Any) -> Any:
+    """`{"image": 2.0, "text": 1.0}` -> `2.0 (image), 1.0 (text)`; anything else as it is."""
+    return ", ".join(f"{number} ({name})" for name, number in value.items()) if isinstance(value, Mapping) else value
 
 
 def _as_list(tags: str | Sequence[str] | None) -> list[str]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import checkpoint
 
 from .cut import Call, Cut
 from .modalities import FUSION, Partition
@@ -25,6 +30,58 @@ class Pass(NamedTuple):
     in_value: bool = (
         True  # False: contributes its gradient to the total, but not its value (the value is there already)
     )
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What holds everywhere in the model during one pass, and again where activation checkpointing recomputes it.
+
+    Attributes:
+        trains: The groups whose parameters require gradients (those that the user froze never do); None: as they are.
+        moves_statistics: Whether batch norms move their running statistics: in the multimodal pass only.
+    """
+
+    model: nn.Module
+    partition: Partition
+    trains: frozenset[str] | None
+    moves_statistics: bool
+
+    def apply(self) -> list[Callable[[], None]]:
+        """Makes it hold; returns what undoes that."""
+        undo: list[Callable[[], None]] = []
+        if self.trains is not None:
+            for parameter, owners in self.partition.parameters():
+                trained = not owners.isdisjoint(self.trains) if owners else FUSION in self.trains
+                if parameter.requires_grad and not trained:
+                    parameter.requires_grad_(False)
+                    undo.append(functools.partial(setattr, parameter, "requires_grad", True))
+        if not self.moves_statistics:
+            for module in self.model.modules():
+                if isinstance(module, _NormBase) and module.track_running_stats and module.training:
+                    module.track_running_stats = False
+                    undo.append(functools.partial(setattr, module, "track_running_stats", True))
+        return undo
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        undo = self.apply()
+        try:
+            yield
+        finally:
+            for step in reversed(undo):
+                step()
+
+
+def recompute_under(routing: Routing) -> Callable[[], None]:
+    """Until the returned function is called, checkpointed regions are bound to `routing` for their recomputation.
+
+    It happens during backward, when the pass is long over. `context_fn` is asked for at forward time, so it binds the
+    routing of the pass that builds the region. Models reach it through its default: none passes a `context_fn`.
+    """
+    defaults = inspect.unwrap(checkpoint).__kwdefaults__
+    before = defaults["context_fn"]
+    defaults["context_fn"] = lambda: (nullcontext(), routing())
+    return functools.partial(defaults.__setitem__, "context_fn", before)
 
 
 class Run:
@@ -48,14 +105,14 @@ class Run:
         self._undo: list[Callable[[], None]] = []
 
     def open(self, step: Pass) -> None:
-        """Sets `requires_grad` for a pass, and in a unimodal pass what the encoders return."""
+        """Sets `requires_grad` for a pass, and after the first pass what the encoders return."""
         self.current = step
         self._counts = {}
+        routing = Routing(self.model, self.partition, step.trains if self.training else None, step is self.passes[0])
         try:
-            if self.training:
-                self._set_trainable(step.trains)
+            self._undo += routing.apply()
+            self._undo.append(recompute_under(routing))
             if step is not self.passes[0]:
-                self._keep_batch_statistics()
                 self._replace_encoders(step)
         except BaseException:
             self.close()
@@ -91,20 +148,6 @@ class Run:
     def _next_call(self, path: str) -> Call:
         self._counts[path] = self._counts.get(path, -1) + 1
         return path, self._counts[path]
-
-    def _set_trainable(self, groups: frozenset[str]) -> None:
-        for parameter, owners in self.partition.parameters():
-            trains = not owners.isdisjoint(groups) if owners else FUSION in groups
-            if parameter.requires_grad and not trains:
-                parameter.requires_grad_(False)
-                self._undo.append(functools.partial(setattr, parameter, "requires_grad", True))
-
-    def _keep_batch_statistics(self) -> None:
-        """Batch norms use the statistics of the pass, but their running ones are moved by the multimodal pass only."""
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats and module.training:
-                module.track_running_stats = False
-                self._undo.append(functools.partial(setattr, module, "track_running_stats", True))
 
     def _replace_encoders(self, step: Pass) -> None:
         """Encoders that need not run in this pass answer from memory."""

@@ -57,7 +57,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as it was run: without tokens, and without this machine's folders where avoidable."""
-        values = {key: _portable(value) for key, value in self.values.items() if not key.endswith("token")}
+        values = _portable(self.values)
         if os.path.isabs(str(values.get("output_dir", ""))):
             del values["output_dir"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -115,15 +115,14 @@ def _build(values: dict[str, Any], name: str) -> Recipe:
 def build_parser(prog: str = "hf-dgl train", exit_on_error: bool = True) -> argparse.ArgumentParser:
     """The parser behind `hf-dgl train --help`: every key, the method's first, then model, data, and the Trainer's."""
     upstream = {f.name for f in dataclasses.fields(TrainingArguments)}
+    groups: list[Any] = [
+        _group("the method", DGLTrainingArguments, lambda name: name not in upstream),
+        _group("the model", ModelArguments),
+        _group("the data", DataArguments),
+        _group("the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, lambda name: name in upstream),
+    ]
     return HfArgumentParser(
-        [
-            _group("the method", DGLTrainingArguments, lambda name: name not in upstream),
-            _group("the model", ModelArguments),
-            _group("the data", DataArguments),
-            _group(
-                "the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, lambda name: name in upstream
-            ),
-        ],
+        groups,
         prog=prog,
         usage="%(prog)s RECIPE [--key value | --key=value | --flag | --key name=value name=value] ...",
         description="Fine-tune as a recipe says. Every key below can stand in the recipe (`key: value`) or on the "
@@ -284,9 +283,9 @@ def _wrong_type(key: str, value: Any) -> ValueError:
 
 
 def _portable(value: Any) -> Any:
-    """Paths below the working directory relative to it; everything else as it is."""
+    """Without tokens, and paths below the working directory relative to it."""
     if isinstance(value, Mapping):
-        return {name: _portable(entry) for name, entry in value.items()}
+        return {name: _portable(entry) for name, entry in value.items() if not str(name).endswith("token")}
     if isinstance(value, str) and os.path.isabs(value) and Path(value).is_relative_to(Path.cwd()):
         return os.path.relpath(value)
     return value

@@ -129,6 +129,19 @@ def test_without_a_test_split(tmp_path: Path) -> None:
     )
 
 
+def test_a_saved_model_is_fine_tuned_further(result: FinetuneResult, tmp_path: Path) -> None:
+    values = tiny_recipe(tmp_path, encoders=None, model_name_or_path=result.output_dir, learning_rate=0.0)
+    again = finetune(make_recipe(values))
+    assert again.metrics["before"] == pytest.approx(result.metrics["validation"])
+    assert again.metrics["test"] == pytest.approx(result.metrics["test"])
+
+
+def test_only_saved_models_can_be_fine_tuned_further(tmp_path: Path) -> None:
+    recipe = make_recipe(tiny_recipe(tmp_path, encoders=None, model_name_or_path=str(tmp_path)))
+    with pytest.raises(ValueError, match="model_name_or_path: expected a model that hf_dgl saved.*use `encoders`"):
+        finetune(recipe)
+
+
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [

@@ -175,6 +175,26 @@ def test_several_modules_as_one():
     assert combined.compute(predictions=[0, 1], references=[0, 1]) == {"accuracy": 1.0, "f1": 1.0, "f1_micro": 1.0}
 
 
+def test_a_users_metrics_per_modality_see_arrays_and_their_own_rows():
+    outputs, labels = problem(SINGLE, 0)
+    inputs = {"text": {"input_ids": np.arange(40)}}
+    there = ~np.isnan(outputs["text"][:, 0])
+
+    def compute_metrics(prediction):
+        assert len(prediction.predictions) == len(prediction.label_ids)
+        return {"inputs": int(prediction.inputs["text"]["input_ids"].sum())}
+
+    found = metrics.per_modality(compute_metrics)(EvalPrediction(outputs, labels, inputs=inputs))
+    assert found == {"inputs": 780, "inputs_image": 780, "inputs_text": int(np.arange(40)[there].sum())}
+    assert metrics.per_modality(lambda p: {"n": len(p.predictions)})(EvalPrediction(labels, labels)) == {"n": 40}
+
+
+def test_the_first_of_several_outputs_is_scored():
+    outputs, labels = problem(SINGLE, 0)
+    several = {**outputs, "logits": (outputs["logits"], np.zeros((40, 2, 7)))}
+    assert scores(SINGLE, several, labels) == scores(SINGLE, outputs, labels)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="Unknown problem_type 'regresion': did you mean 'regression'"):
         compute_metrics_for("regresion", [])

@@ -31,6 +31,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Trains, then prints the table of results and where the model is."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -41,9 +42,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if not result.is_main_process:
         return
     columns, rows = result.table()
-    table = Table(title="before and after: validation split; test: scored once" if "test" in result.metrics else None)
+    table = Table(
+        box=SIMPLE_HEAD, caption="before and after training: validation split; test: scored once, at the end"
+    )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+        table.add_column(column.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console()

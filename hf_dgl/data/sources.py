@@ -122,9 +122,11 @@ def _read(
         return _read_folder(path, config_name), path.resolve()
     if path.suffix in _FILE_BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"There is no file or folder {name!r} (seen from {Path.cwd()}){_nearest_file(path)}")
+    if f".{name}" in _FILE_BUILDERS or name in ("imagefolder", "audiofolder"):  # would read the working directory
+        raise ValueError(f"{name!r} is a format, not a data set. Give the path of the file or folder, e.g. data.csv.")
     try:
         loaded = datasets.load_dataset(name, config_name, revision=revision, token=token)
-    except (FileNotFoundError, ConnectionError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, ValueError) as error:
         raise ValueError(
             f"Cannot load the data set {name!r}: {error} (It is neither a file nor a folder here, so it was looked "
             f"for on the Hub. Offline sample data: {SAMPLE_PREFIX}image_text.)"

@@ -162,6 +162,8 @@ def test_unknown_kinds_of_source(tmp_path):
     (tmp_path / "notes.docx").touch()
     with pytest.raises(ValueError, match=r"Cannot read '.*notes.docx': expected one of .csv.*got '.docx'"):
         load_data(str(tmp_path / "notes.docx"))
+    with pytest.raises(ValueError, match="'csv' is a format, not a data set"):
+        load_data("csv")
     with pytest.raises(ValueError, match="Unknown sample 'images_text'"):
         load_data("sample:images_text")
     with pytest.raises(

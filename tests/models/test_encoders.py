@@ -98,6 +98,16 @@ def test_group_norm_encoders_get_no_mask_but_the_fusion_does():
     assert seen == [["input_values"]] and not mask.all()
 
 
+def test_no_encoder_sees_a_row_without_any_input():
+    encoder = build("bert").eval().cross_modal.encoders["text"]
+    seen = []
+    encoder.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    given = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    _, mask, _ = encode("text", encoder, {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": given})
+    assert seen[0]["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert torch.equal(mask, given.bool())  # what it made of that row is masked
+
+
 def test_frames_of_a_video_become_tokens_one_after_the_other():
     model = build("vit_frames").eval()
     encoder, video = model.cross_modal.encoders["video"], FAMILIES["vit_frames"].inputs(2)["pixel_values"]
