@@ -9,6 +9,37 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .checkpoints import newest_complete
+
+
+class SaveAfterTheEpoch(TrainerCallback):
+    """Makes a checkpoint of the last step of an epoch, or of all, wait for what is due at the end of the epoch.
+
+    A run that is resumed from it begins with the next epoch. An evaluation at the end of the old one would be left
+    out, and the random numbers after it would be others than those of the uninterrupted run.
+
+    Example:
+
+        >>> trainer.add_callback(SaveAfterTheEpoch())
+    """
+
+    def __init__(self) -> None:
+        self._waits = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        ends = control.should_training_stop or float(state.epoch or 0.5).is_integer()
+        self._waits = control.should_save and ends
+        if self._waits:
+            control.should_save = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_save |= self._waits
+        self._waits = False
+
 
 class StopWhenNotFinite(TrainerCallback):
     """Ends a training run whose loss is NaN or infinite, before anything is evaluated or saved.
@@ -57,9 +88,11 @@ class StopWhenNotFinite(TrainerCallback):
 def _not_finite(what: str, args: TrainingArguments, state: TrainerState) -> FloatingPointError:
     history = [entry for entry in state.log_history if math.isfinite(entry.get("loss", math.nan))]
     last = f" (last finite loss: {history[-1]['loss']:.4g} at step {history[-1]['step']})" if history else ""
+    newest = newest_complete(str(args.output_dir))
+    saved = f"the newest complete checkpoint there is {newest}" if newest else "there is no checkpoint yet"
     return FloatingPointError(
-        f"{what} at step {state.global_step}{last}. Training stopped, and what lies in {args.output_dir} was not "
-        f"overwritten. Try a lower learning_rate (it is {args.learning_rate:g}), some warmup_steps, a smaller "
-        f"max_grad_norm (it is {args.max_grad_norm:g}), or bf16 in place of fp16; if it happens at once, look for "
-        "broken values in the data."
+        f"{what} at step {state.global_step}{last}. Training stopped, and nothing in {args.output_dir} was "
+        f"overwritten; {saved}. Try a lower learning_rate (it is {args.learning_rate:g}), some warmup_steps, a "
+        f"smaller max_grad_norm (it is {args.max_grad_norm:g}), or bf16 in place of fp16; if it happens at once, look "
+        "for broken values in the data."
     )

@@ -248,6 +248,7 @@ class Disentangled:
 
     # ---- one training step ------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: plans the passes and opens the multimodal one."""
         if getattr(module, "_is_replica", False):
@@ -270,6 +271,7 @@ class Disentangled:
         self._run = Run(self.model, self.partition, call, passes, cuts, self.multimodal_to_encoders, training)
         self._run.open(passes[0])
 
+    @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Forward hook of the model: runs the remaining passes and gathers their outputs. Called after failures,
         too."""
@@ -413,6 +415,7 @@ class Disentangled:
             for path, module in modules.items():
                 self._encoder_hooks.append(module.register_forward_hook(functools.partial(self._encoder_called, path)))
 
+    @torch.compiler.disable
     def _encoder_called(self, path: str, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of an encoder module: remembers its output and gives the fusion what it may see of it."""
         if self._run is None or self._run.current.name != MULTIMODAL:

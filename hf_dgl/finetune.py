@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict
 from transformers import enable_full_determinism, set_seed
 from transformers.utils import logging
 
+from hf_dgl.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.data import CrossModalCollator, LabelSpec, load_data
 from hf_dgl.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
@@ -74,6 +75,7 @@ def finetune(recipe: Recipe) -> FinetuneResult:
     Raises:
         ValueError: on data, labels or encoders that do not fit (says what to type instead).
         FloatingPointError: when the loss becomes NaN or infinite; nothing is overwritten then.
+        OSError: when the disk is full; complete checkpoints stay as they are.
 
     Example:
 
@@ -90,12 +92,13 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         processor = build_processor(recipe, encoders, splits["train"])
         model = build_model(recipe, encoders, labels)
         trainer = _trainer(training, model, processor, labels.encode(splits))
-        checkpoint = _checkpoint(training.resume_from_checkpoint)
+        checkpoint = _checkpoint(training)
         training.eval_on_start = checkpoint is None and "validation" in splits
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
         metrics = _score(trainer, splits.get("test"))
         metrics["train"] = outcome.metrics
-        _save(trainer, recipe, metrics)
+        with explaining_a_full_disk(str(training.output_dir)):
+            _save(trainer, recipe, metrics)
     return FinetuneResult(model, processor, trainer, metrics, str(training.output_dir))
 
 
@@ -251,9 +254,17 @@ def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> No
     trainer.save_model()  # last: with `push_to_hub` it uploads the folder
 
 
-def _checkpoint(value: str | None) -> str | bool | None:
-    """`resume_from_checkpoint` as the Trainer wants it: a folder, True for the last one, None for none."""
-    return {"true": True, "false": None, "no": None}.get(str(value).lower(), value)
+def _checkpoint(training: DGLTrainingArguments) -> str | bool | None:
+    """`resume_from_checkpoint` as the Trainer wants it: a folder, True for the last complete one, None for none."""
+    value = training.resume_from_checkpoint
+    wanted: Any = {"true": True, "false": None, "no": None}.get(str(value).lower(), value)
+    if wanted is True and newest_complete(str(training.output_dir)) is None:
+        # A run may be killed before its first checkpoint, and be started again by the same command.
+        logger.warning(
+            f"There is no complete checkpoint in {training.output_dir}: training starts from the beginning."
+        )
+        return None
+    return wanted
 
 
 @contextmanager

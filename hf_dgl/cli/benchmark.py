@@ -1,0 +1,92 @@
+"""`hf-dgl benchmark [RECIPE] [--image_layers 12 ...] [--json FILE] [--plot FILE] [--key value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+_SIZES: dict[str, tuple[type, str]] = {
+    "image_layers": (int, "layers of the image encoder (ViT), 12; 0: no image"),
+    "text_layers": (int, "layers of the text encoder (BERT), 12; 0: no text"),
+    "audio_layers": (int, "layers of the audio encoder (AST), 0: no audio"),
+    "fusion_type": (str, "cross_attention"),
+    "fusion_layers": (int, "layers of the fusion, 2"),
+    "hidden_size": (int, "width of encoders and fusion, 768"),
+    "num_heads": (int, "attention heads; by default heads of 64"),
+    "batch_size": (int, "rows, 4"),
+    "image_size": (int, "pixels in height and width, 224"),
+    "text_length": (int, "tokens, 64"),
+    "audio_length": (int, "spectrogram frames, 512"),
+    "dropout": (float, "everywhere; by default what the architectures have"),
+}
+"""The fields of `Shape` (not imported here: `hf-dgl --help` must not wait for torch)."""
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds the command to `hf-dgl`."""
+    parser = commands.add_parser(
+        "benchmark",
+        parents=[common],
+        allow_abbrev=False,
+        help="what a training step of DGL costs, relative to joint training",
+        description="Measure a training step of joint training, DGL and the paper's two backward passes: of a "
+        "recipe's model on its data (`--key value` words override the recipe), or of any shape on random inputs.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a YAML file; without one, a shape is measured")
+    parser.add_argument("--steps", type=int, default=10, help="timed rounds, 10; 0: only count, whatever the size")
+    parser.add_argument("--device", help="by default the accelerator, if there is one")
+    parser.add_argument("--bf16", action="store_true", help="bf16 mixed precision")
+    parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ratios over fusion depth and number of modalities")
+    parser.add_argument("--plot_steps", type=int, default=0, metavar="STEPS", help="timed rounds at its points, 0")
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 4, 6], help="its fusion depths, 1 2 4 6")
+    sizes = parser.add_argument_group("shape", "With a recipe these change its encoders, if they start from scratch.")
+    for name, (kind, text) in _SIZES.items():
+        sizes.add_argument(f"--{name}", type=kind, metavar=name.rsplit("_")[-1].upper(), help=text)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Prints the table; writes the files that were asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hf_dgl.benchmark import benchmark_recipe, benchmark_shape
+    from hf_dgl.recipe import load_recipe
+    from hf_dgl.report import plot_sweep
+    from hf_dgl.shapes import Shape, reshaped
+
+    sizes = {name: value for name in _SIZES if (value := getattr(arguments, name)) is not None}
+    options = {
+        "steps": arguments.steps,
+        "device": arguments.device,
+        "bf16": arguments.bf16,
+        "depths": arguments.depths if arguments.plot else (),
+        "depth_steps": arguments.plot_steps,
+    }
+    if arguments.recipe is not None:
+        result = benchmark_recipe(reshaped(load_recipe(arguments.recipe, rest), sizes), **options)
+    elif rest:
+        raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl benchmark --help` lists what there is.")
+    else:
+        result = benchmark_shape(Shape(**sizes), **options)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if arguments.plot:
+        plot_sweep(result.sweep, arguments.plot)
+    columns, rows = result.table()
+    table = Table(title=", ".join(f"{name}: {value}" for name, value in result.description.items()))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    console.print(f"DGL is {result.above_floor:.1%} above the floor in FLOPs.")
+    if result.bookkeeping_share is not None:
+        console.print(
+            f"Outside of the model's forwards and backward it spends {result.bookkeeping_share:.2%} of a step."
+        )

@@ -1,0 +1,430 @@
+"""Killed at any moment and resumed, a run ends as the uninterrupted one; full disks and NaN end with one clear message.
+
+The runs of the first half are real: `hf-dgl train` in processes of their own that are killed (SIGKILL), or whose disk is
+full (see `tests/faults/worker.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import nn
+from transformers import default_data_collator
+
+from hf_dgl.checkpoints import explaining_a_full_disk, fault, newest_complete, replaced_at_once, to_resume
+from hf_dgl.disentangle import METHODS
+from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification
+from hf_dgl.trainer import DGLTrainer
+from tests.oracle import Interleaved, make_toy, toy_batch
+from tests.recipes import TINY_ENCODERS, tiny_recipe
+from tests.test_trainer import Rows, StopAt, arguments, make, same, weights
+from tests.tiny import FAMILIES, NUM_LABELS, tiny_model
+
+# 5 steps per epoch; checkpoint-10 is due at the end of an epoch; the learning rate moves and never is 0.
+RUN = {
+    "max_steps": 12,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "save_total_limit": 2,
+    "eval_strategy": "epoch",
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+}
+KILLS: dict[str, list[dict[str, Any]]] = {
+    "before_the_first_checkpoint": [{"kill_in_step": 1}],
+    "in_a_step": [{"kill_in_step": 8}],
+    "in_the_first_step_of_an_epoch": [{"kill_in_step": 11}],
+    "in_the_first_checkpoint": [{"kill_in_file": "checkpoint-2/optimizer.pt"}],
+    "in_the_weights": [{"kill_in_file": "checkpoint-4/model.safetensors"}],
+    "in_the_optimizer": [{"kill_in_file": "checkpoint-6/optimizer.pt"}],
+    "in_the_random_state": [{"kill_in_file": "checkpoint-10/rng_state.pth"}],
+    "in_the_trainer_state": [{"kill_in_file": "checkpoint-10/trainer_state.json"}],
+    "in_a_replacement": [{"kill_before_replacing": "checkpoint-8/config.json"}],
+    "in_a_rotation": [{"kill_in_rotation": "checkpoint-4"}],
+    "in_the_final_model": [{"kill_in_file": "in_the_final_model/model.safetensors"}],
+    "three_times": [{"kill_in_step": 4}, {"kill_in_file": "checkpoint-6/scheduler.pt"}, {"kill_in_step": 12}],
+}
+DISKS = {"full_at_the_weights": "450k", "full_at_the_optimizer": "650k"}
+RESUME = "--resume_from_checkpoint=true"
+
+
+class Runs:
+    """Collects jobs for the worker, and gives their exit codes, outputs and folders afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.jobs = folder, []
+        self.recipe = folder / "recipe.yaml"
+        self.recipe.write_text(yaml.safe_dump({**tiny_recipe(folder / "whole"), **RUN}))
+
+    def add(self, name: str, *words: str, out: str | None = None, **job: Any) -> None:
+        self.jobs.append(
+            {
+                "name": name,
+                "words": ["train", str(self.recipe), f"--output_dir={self.folder / (out or name)}", *words],
+                "log": str(self.folder / f"{name}-{len(self.jobs)}.log"),
+                **job,
+            }
+        )
+
+    def start(self) -> None:
+        path = self.folder / "jobs.json"
+        path.write_text(json.dumps(self.jobs))
+        quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        words = [sys.executable, "-m", "tests.faults.worker", str(path)]
+        subprocess.run(words, check=True, timeout=300, cwd=Path(__file__).parents[1], env={**os.environ, **quiet})
+        self.jobs = json.loads(path.read_text())
+
+    def codes(self, name: str) -> list[int | None]:
+        return [job["code"] for job in self.jobs if job["name"] == name]
+
+    def output(self, name: str, index: int = -1) -> str:
+        return Path([job["log"] for job in self.jobs if job["name"] == name][index]).read_text()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    runs = Runs(tmp_path_factory.mktemp("faults"))
+    runs.add("whole")
+    for name, faults in KILLS.items():
+        for index, fault_of_job in enumerate(faults):
+            runs.add(name, *([RESUME] if index else []), fault=fault_of_job)
+        if name == "in_the_optimizer":
+            runs.add("half_a_checkpoint", f"--resume_from_checkpoint={runs.folder / name / 'checkpoint-6'}")
+        runs.add(name, RESUME)
+    for name, logging_steps in [("nan_is_logged", 1), ("nan_before_a_save", 100)]:
+        runs.add(name, f"--logging_steps={logging_steps}", fault={"nan_in_step": 6})
+        runs.add(name, RESUME)
+    for name, size in DISKS.items():
+        disk = str(runs.folder / name)
+        runs.add(name, disk=[disk, size])
+        runs.add(name, RESUME, disk=[disk, "8m"])
+    runs.add("full_at_the_end", "--save_strategy=no", disk=[str(runs.folder / "full_at_the_end"), "100k"])
+    runs.add("again", "--max_steps=2")
+    runs.add("again", "--max_steps=2", "--seed=1", fault={"kill_in_file": "again/model.safetensors"})
+    try:
+        runs.start()
+        yield runs
+    finally:
+        for name in [*DISKS, "full_at_the_end"]:
+            if os.path.ismount(runs.folder / name):
+                subprocess.run(["umount", "-l", runs.folder / name], check=True)
+
+
+def assert_same_end(first: Path, second: Path, logs: bool = True) -> None:
+    """Weights, optimizer, scheduler, random state, logs and scores of two finished runs are identical."""
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        ends = [torch.load(out / "checkpoint-12" / name, weights_only=False) for out in (first, second)]
+        for one, other in zip(*map(leaves, ends), strict=True):
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, name
+    scores = [json.loads((out / "metrics.json").read_text()) for out in (first, second)]
+    assert all(scores[0][stage] == scores[1][stage] for stage in ("before", "validation", "test"))
+    if logs:
+        states = [json.loads((out / "checkpoint-12" / "trainer_state.json").read_text()) for out in (first, second)]
+        histories = [[without_times(entry) for entry in state["log_history"]] for state in states]
+        assert histories[0] == histories[1]
+
+
+def leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        return [leaf for key in tree for leaf in (key, *leaves(tree[key]))]
+    if isinstance(tree, (list, tuple)):
+        return [leaf for entry in tree for leaf in leaves(entry)]
+    return [torch.as_tensor(tree)] if hasattr(tree, "shape") else [tree]
+
+
+def without_times(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
+
+
+# ---- killed ----
+
+
+def test_dropout_is_on(runs):
+    config = CrossModalConfig.from_pretrained(runs.folder / "whole")
+    assert config.fusion_dropout > 0 and config.encoders["text"].hidden_dropout_prob > 0
+    assert runs.codes("whole") == [0], runs.output("whole")
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_and_resumed_ends_as_the_uninterrupted_run(runs, name):
+    assert runs.codes(name) == [*(-9 for _ in KILLS[name]), 0], runs.output(name)
+    assert_same_end(runs.folder / "whole", runs.folder / name)
+    checkpoints = sorted(path.name for path in (runs.folder / name).glob("checkpoint-*"))
+    assert checkpoints == ["checkpoint-10", "checkpoint-12"]
+
+
+def test_a_half_written_checkpoint_is_named_and_set_aside(runs):
+    said, out = runs.output("in_the_optimizer"), runs.folder / "in_the_optimizer"
+    assert f"{out}/checkpoint-6 is skipped: trainer_state.json" in said
+    assert f"resumes from {out}/checkpoint-4" in said
+    assert (out / "_incomplete-checkpoint-6").is_dir()
+    assert "training starts from the beginning" in runs.output("in_the_first_checkpoint")
+
+
+def test_a_half_written_checkpoint_by_its_path(runs):
+    said = runs.output("half_a_checkpoint")
+    assert runs.codes("half_a_checkpoint") == [2] and "Traceback" not in said
+    assert "Cannot resume from the checkpoint" in said and "trainer_state.json" in said
+
+
+def test_a_finished_model_outlives_the_death_of_the_next_run(runs):
+    assert runs.codes("again") == [0, -9]
+    state = json.loads((runs.folder / "again" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2  # the second run's checkpoint; the model is still the first run's
+    model = CrossModalForSequenceClassification.from_pretrained(runs.folder / "again")
+    saved = CrossModalForSequenceClassification.from_pretrained(runs.folder / "again" / "checkpoint-2")
+    assert not torch.equal(model.state_dict()["classifier.weight"], saved.state_dict()["classifier.weight"])
+
+
+# ---- full disks and NaN ----
+
+
+@pytest.mark.parametrize("name", DISKS)
+def test_a_full_disk_keeps_the_last_checkpoint(runs, name):
+    if runs.codes(name)[0] is None:
+        pytest.skip("cannot mount a small file system here")
+    said = runs.output(name, 0)
+    assert runs.codes(name) == [2, 0] and "Traceback" not in said, said
+    message = said[said.index("hf-dgl train: ") :]
+    assert "MB left" in message and "save_total_limit" in message
+    assert f"continue from {runs.folder / name}/checkpoint-2" in message
+    assert_same_end(runs.folder / "whole", runs.folder / name)
+
+
+def test_a_full_disk_at_the_end(runs):
+    if runs.codes("full_at_the_end")[0] is None:
+        pytest.skip("cannot mount a small file system here")
+    said = runs.output("full_at_the_end")
+    assert runs.codes("full_at_the_end") == [2] and "Traceback" not in said, said
+    assert "MB left" in said and "no complete checkpoint yet" in said
+    assert not (runs.folder / "full_at_the_end" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["nan_is_logged", "nan_before_a_save"])
+def test_nan_keeps_the_last_checkpoint(runs, name):
+    said = runs.output(name, 0)
+    assert runs.codes(name) == [2, 0] and "Traceback" not in said, said
+    message = said[said.index("hf-dgl train: ") :]
+    assert "at step 6" in message and "learning_rate" in message
+    assert f"the newest complete checkpoint there is {runs.folder / name}/checkpoint-4" in message
+    assert_same_end(runs.folder / "whole", runs.folder / name, logs=name == "nan_is_logged")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_libraries_say_on_a_full_disk(tmp_path, error):
+    with (
+        pytest.raises(OSError, match="MB left.*there is no complete checkpoint yet"),
+        explaining_a_full_disk(tmp_path),
+    ):
+        raise error
+
+
+def test_other_errors_stay_as_they_are(tmp_path):
+    for error in (PermissionError(errno.EACCES, "denied"), RuntimeError("shapes differ")):
+        with pytest.raises(type(error), match=str(error.args[-1])), explaining_a_full_disk(tmp_path):
+            raise error
+
+
+# ---- which checkpoint ----
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    make(folder, save_strategy="steps", save_steps=2, max_steps=2).train()
+    return folder / "checkpoint-2"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_file_cut_short(tmp_path, checkpoint, name):
+    assert fault(checkpoint) is None
+    for step in (2, 4):
+        shutil.copytree(checkpoint, tmp_path / f"checkpoint-{step}")
+    assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-4")
+    cut(tmp_path / "checkpoint-4" / name)
+    with pytest.raises(ValueError, match=rf"Cannot resume .*checkpoint-4': {name} is incomplete.*newest .*-2"):
+        make(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert to_resume(True, tmp_path) == str(tmp_path / "checkpoint-2")
+    assert not (tmp_path / "checkpoint-4").exists()
+    assert to_resume(True, tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_no_checkpoint_to_resume_from(tmp_path, checkpoint):
+    with pytest.raises(ValueError, match="no complete checkpoint in .* Leave out"):
+        make(tmp_path).train(resume_from_checkpoint=True)
+    shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-2" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="checkpoint-2: it holds no weights"):
+        make(tmp_path).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="checkpoint-9': there is no such folder"):
+        make(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+
+
+def test_a_missing_shard(tmp_path, checkpoint):
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00001-of-00002.safetensors is missing" in str(fault(folder))
+
+
+def test_rotation_does_not_keep_half_a_checkpoint_in_place_of_a_whole_one(tmp_path, checkpoint):
+    """Upstream's rotation goes by step numbers where file times are too close, and would keep checkpoint-9 only."""
+    shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
+    half = shutil.copytree(checkpoint, tmp_path / "checkpoint-9")
+    (half / "trainer_state.json").unlink()
+    trainer = make(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=1, max_steps=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-3")
+
+
+def test_a_checkpoint_without_optimizer_state_is_told(tmp_path, monkeypatch):
+    make(tmp_path, save_strategy="steps", save_steps=2, max_steps=2, save_only_model=True).train()
+    warnings: list[str] = []
+    monkeypatch.setattr("hf_dgl.checkpoints.logger.warning", warnings.append)
+    assert to_resume(True, tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "no optimizer state" in warnings[0]
+
+
+# ---- a model's files, all at once ----
+
+
+def test_a_failed_save_leaves_the_old_model(tmp_path):
+    old, new = (tiny_model(num_fusion_layers=layers) for layers in (1, 2))
+    old.save_pretrained(tmp_path)
+    (tmp_path / "_saving").mkdir()  # of a run that was killed
+    with pytest.raises(KeyboardInterrupt), replaced_at_once(tmp_path) as draft:
+        new.save_pretrained(draft)
+        raise KeyboardInterrupt
+    same(old.state_dict(), CrossModalForSequenceClassification.from_pretrained(tmp_path).state_dict())
+    assert not (tmp_path / "_saving").exists()
+
+
+def test_files_of_the_old_model_do_not_stay(tmp_path):
+    old, new = (tiny_model(num_fusion_layers=layers) for layers in (2, 1))
+    old.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*"))) > 1
+    with replaced_at_once(tmp_path) as draft:
+        new.save_pretrained(draft)
+    assert sorted(path.name for path in tmp_path.glob("model*")) == ["model.safetensors"]
+    same(new.state_dict(), CrossModalForSequenceClassification.from_pretrained(tmp_path).state_dict())
+
+
+def test_a_half_replaced_model_does_not_load(tmp_path, monkeypatch):
+    tiny_model(num_fusion_layers=1).save_pretrained(tmp_path)
+
+    def replace(source: Any, target: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch, replaced_at_once(tmp_path) as draft:
+        tiny_model(num_fusion_layers=2).save_pretrained(draft)
+        patch.setattr(os, "replace", replace)
+    with pytest.raises((OSError, ValueError)):
+        CrossModalForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_written_again_is_incomplete_until_its_end(tmp_path, checkpoint):
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
+    with replaced_at_once(folder) as draft:
+        tiny_model().save_pretrained(draft)
+    assert "trainer_state.json" in str(fault(folder))
+
+
+# ---- resumed: every model x method ----
+
+
+class InterleavedWithDropout(Interleaved):
+    def build(self) -> None:
+        super().build()
+        self.bridges = nn.ModuleList(nn.Sequential(bridge, nn.Dropout(0.3)) for bridge in self.bridges)
+
+
+def trainer_of(name: str, folder: Path, **kwargs: Any) -> DGLTrainer:
+    kwargs = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, **kwargs}
+    if name == "interleaved":
+        model = make_toy(InterleavedWithDropout)
+        batch = toy_batch(model, rows=24)
+        rows = [{key: value[row] for key, value in batch.items()} for row in range(24)]
+        callbacks = kwargs.pop("callbacks", None)
+        args = arguments(folder, **kwargs)
+        return DGLTrainer(model, args, default_data_collator, rows, modalities=model.declared(), callbacks=callbacks)
+    encoders = {name: FAMILIES[family].config() for name, family in [("image", "vit"), ("text", "bert")]}
+    encoders["image"].hidden_dropout_prob = 0.1
+    torch.manual_seed(0)
+    config = CrossModalConfig(
+        encoders=encoders,
+        fusion_type=name,
+        fusion_dropout=0.1,
+        num_labels=NUM_LABELS,
+        problem_type="single_label_classification",
+    )
+    evaluated = {"eval_dataset": Rows(8, seed=1), "eval_strategy": "steps", "eval_steps": 1}
+    return make(folder, CrossModalForSequenceClassification(config), **evaluated, **kwargs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["cross_attention", "concat", "interleaved"])
+def test_resumed_is_uninterrupted(tmp_path, name, method):
+    whole = trainer_of(name, tmp_path / "whole", method=method)
+    whole.train()
+    trainer_of(name, tmp_path / "parts", method=method, callbacks=[StopAt(2)]).train()
+    resumed = trainer_of(name, tmp_path / "parts", method=method)
+    resumed.train(resume_from_checkpoint=True)
+    same(weights(whole), weights(resumed))
+
+
+def test_with_accumulation_and_epochs(tmp_path):
+    kwargs = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "epoch"}
+    whole = trainer_of("cross_attention", tmp_path / "whole", **kwargs)
+    whole.train()
+    trainer_of("cross_attention", tmp_path / "parts", **kwargs, callbacks=[StopAt(4)]).train()
+    shutil.rmtree(tmp_path / "parts" / "checkpoint-4", ignore_errors=True)
+    assert newest_complete(tmp_path / "parts") == str(tmp_path / "parts" / "checkpoint-3")
+    resumed = trainer_of("cross_attention", tmp_path / "parts", **kwargs)
+    resumed.train(resume_from_checkpoint=True)
+    same(weights(whole), weights(resumed))
+
+
+def test_the_random_state_matters(tmp_path):
+    """The tests above would see a wrong random state: without it the resumed run ends elsewhere."""
+    whole = trainer_of("cross_attention", tmp_path / "whole")
+    whole.train()
+    resumed = trainer_of("cross_attention", tmp_path / "parts")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "parts" / "checkpoint-2")
+    (tmp_path / "parts" / "checkpoint-2" / "rng_state.pth").unlink()
+    resumed.train(resume_from_checkpoint=True)
+    with pytest.raises(AssertionError):
+        same(weights(whole), weights(resumed))
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    """Upstream trains one more step where `max_steps` ends within an epoch."""
+    whole = trainer_of("cross_attention", tmp_path, save_steps=5)
+    whole.train()
+    again = trainer_of("cross_attention", tmp_path, save_steps=5)
+    assert again.train(resume_from_checkpoint=True).global_step == 5
+    same(weights(whole), weights(again))
