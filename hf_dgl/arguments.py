@@ -48,6 +48,29 @@ class ModelArguments:
             "choices": ["single_label_classification", "multi_label_classification", "regression"],
         },
     )
+    peft: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train LoRA adapters in place of the checkpoints' weights: `r=8 lora_alpha=16` or other fields of "
+            "`peft.LoraConfig`. `modules=encoders` (default), `fusion` or `all` says where; what starts from "
+            "scratch, a fusion that is not chosen and the classifier are trained in full."
+        },
+    )
+    peft_merge: bool | None = field(
+        default=None,
+        metadata={
+            "help": "After training, save a plain model with the adapters merged into its weights, which loads like "
+            "any other and is as fast, and the adapters themselves in `output_dir/adapter`. False: save the adapters "
+            "only. Default: true, except for quantised encoders, whose rounding a merge would disturb."
+        },
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={"help": "Load the encoders' checkpoints in 4 bits (bitsandbytes, NF4), to train LoRA on top."},
+    )
+    load_in_8bit: bool = field(
+        default=False, metadata={"help": "Load the encoders' checkpoints in 8 bits (bitsandbytes), for LoRA on top."}
+    )
     revision: str | None = field(
         default=None, metadata={"help": "Git revision (branch, tag or commit) of checkpoints that come from the Hub."}
     )
@@ -69,6 +92,7 @@ class ModelArguments:
             )
         if self.encoders is not None and self.model_name_or_path is not None:
             raise ValueError("`encoders` and `model_name_or_path` exclude each other: remove one of them.")
+        self._check_peft()
         if self.encoders is None:
             return
         if not isinstance(self.encoders, Mapping) or not self.encoders:
@@ -84,6 +108,37 @@ class ModelArguments:
                     f"encoders: expected a Hub id, a folder or a mapping with `model_type` for {name!r}, "
                     f"got {encoder!r}."
                 )
+
+    @property
+    def bits(self) -> int | None:
+        """4 or 8 for quantised encoders."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    @property
+    def merges_adapters(self) -> bool:
+        """`peft_merge`, or its default."""
+        return self.peft is not None and (self.bits is None if self.peft_merge is None else self.peft_merge)
+
+    def _check_peft(self) -> None:
+        if self.peft is not None and not isinstance(self.peft, Mapping):
+            raise ValueError(
+                "peft: expected a mapping such as `peft: {r: 8, lora_alpha: 16}` (on the command line "
+                f"`--peft r=8 lora_alpha=16`), got {self.peft!r}."
+            )
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other: remove one of them.")
+        if self.bits and self.peft is None:
+            raise ValueError(
+                f"load_in_{self.bits}bit: quantised weights cannot be trained themselves. Add LoRA, e.g. "
+                "`peft: {r: 8, lora_alpha: 16}`."
+            )
+        if self.bits and self.encoders is None:
+            raise ValueError(f"load_in_{self.bits}bit works with `encoders`, not with `model_name_or_path`.")
+        if self.bits and self.peft_merge:
+            raise ValueError(
+                f"peft_merge: adapters cannot be merged exactly into {self.bits}-bit weights. Remove `peft_merge` to "
+                "save the adapters only."
+            )
 
 
 @dataclass

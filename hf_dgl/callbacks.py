@@ -86,8 +86,13 @@ class StopWhenNotFinite(TrainerCallback):
 
 
 def _not_finite(what: str, args: TrainingArguments, state: TrainerState) -> FloatingPointError:
-    history = [entry for entry in state.log_history if math.isfinite(entry.get("loss", math.nan))]
-    last = f" (last finite loss: {history[-1]['loss']:.4g} at step {history[-1]['step']})" if history else ""
+    # Every term must be finite: of the loss itself, upstream leaves out what is not (`logging_nan_inf_filter`).
+    finite = [
+        entry
+        for entry in state.log_history
+        if "loss" in entry and all(math.isfinite(entry[key]) for key in entry if key.startswith("loss"))
+    ]
+    last = f" (last finite loss: {finite[-1]['loss']:.4g} at step {finite[-1]['step']})" if finite else ""
     newest = newest_complete(str(args.output_dir))
     saved = f"the newest complete checkpoint there is {newest}" if newest else "there is no checkpoint yet"
     return FloatingPointError(

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from transformers import enable_full_determinism, set_seed
+from transformers import PreTrainedConfig, enable_full_determinism, set_seed
 from transformers.utils import logging
 
+from hf_dgl.adapters import ADAPTER_FILES, add_adapters, check_settings, load_model, quantized
 from hf_dgl.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.data import CrossModalCollator, LabelSpec, load_data
 from hf_dgl.encoder_specs import processor_source, resolve_encoder
@@ -83,6 +84,8 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         >>> result.metrics["test"]["accuracy"]
     """
     training = recipe.training
+    if recipe.model.peft is not None:
+        check_settings(recipe.model.peft)  # type: ignore[arg-type]  # mistakes are told before anything is read
     _prepare(training)
     with _token_kept_out_of_files(training):
         wanted: Any = recipe.model.encoders or {}
@@ -99,6 +102,7 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         metrics["train"] = outcome.metrics
         with explaining_a_full_disk(str(training.output_dir)):
             _save(trainer, recipe, metrics)
+    model = trainer.accelerator.unwrap_model(trainer.model)
     return FinetuneResult(model, processor, trainer, metrics, str(training.output_dir))
 
 
@@ -126,7 +130,7 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         **{name: getattr(wanted, name) for name in _EVALUATION_ARGUMENTS},
     )
     _prepare(training)
-    model = CrossModalForSequenceClassification.from_pretrained(model_id, token=recipe.model.token)
+    model = load_model(model_id, token=recipe.model.token)
     processor = CrossModalProcessor.from_pretrained(model_id, token=recipe.model.token)
     if split not in (None, "train", "validation", "test"):
         recipe.data.test_split, split = split, "test"
@@ -167,8 +171,8 @@ def build_processor(recipe: Recipe, encoders: Mapping[str, Any], train_dataset: 
     return CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
 
 
-def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec) -> CrossModalForSequenceClassification:
-    """The recipe's encoders and fusion, with a head for these labels.
+def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec) -> Any:
+    """The recipe's encoders and fusion, with a head for these labels; inside a `PeftModel` if the recipe wants LoRA.
 
     Args:
         recipe: Its `model` holds the fusion's settings.
@@ -182,12 +186,28 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec) 
         "problem_type": labels.problem_type,
     }
     if not encoders:  # a new head, where the labels are not as many as those of the saved one
-        return CrossModalForSequenceClassification.from_pretrained(
+        model = CrossModalForSequenceClassification.from_pretrained(
             recipe.model.model_name_or_path, ignore_mismatched_sizes=True, **head, **_hub_kwargs(recipe)
         )
-    names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
-    fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
-    return CrossModalForSequenceClassification.from_encoders(encoders, **head, **fusion, **_hub_kwargs(recipe))
+    else:
+        if recipe.model.bits:
+            encoders = quantized(encoders, recipe.model.bits)
+        names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
+        fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
+        model = CrossModalForSequenceClassification.from_encoders(encoders, **head, **fusion, **_hub_kwargs(recipe))
+    return model if recipe.model.peft is None else _with_adapters(model, recipe, encoders)
+
+
+def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, encoders: Mapping[str, Any]) -> Any:
+    wanted: Any = recipe.model
+    base = {name: getattr(wanted, name) for name in ("encoders", "model_name_or_path", "revision", "bits")}
+    return add_adapters(
+        model,
+        wanted.peft,
+        new=[name for name, encoder in encoders.items() if isinstance(encoder, PreTrainedConfig)],
+        frozen=recipe.training.freeze or [],
+        base={name: value for name, value in base.items() if value is not None},
+    )
 
 
 def _saved_processor(recipe: Recipe) -> CrossModalProcessor:
@@ -249,9 +269,26 @@ def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> No
         folder = Path(str(trainer.args.output_dir))
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if recipe.model.merges_adapters:
+        _merge(trainer, recipe)
     trainer.create_model_card()
     trainer.save_state()
     trainer.save_model()  # last: with `push_to_hub` it uploads the folder
+
+
+def _merge(trainer: DGLTrainer, recipe: Recipe) -> None:
+    """Saves the adapters apart, and goes on with a model into which they are merged.
+
+    It is put together from what was saved: so the adapters are known to load.
+    """
+    folder = Path(str(trainer.args.output_dir))
+    trainer.save_model(str(folder / "adapter"), _internal_call=True)
+    trainer.accelerator.wait_for_everyone()
+    hub = {"token": recipe.model.token, "trust_remote_code": recipe.model.trust_remote_code}
+    trainer.continue_with(load_model(folder / "adapter", **hub).merge_and_unload())
+    if trainer.args.should_save:
+        for name in ADAPTER_FILES:  # of an earlier run that did not merge
+            (folder / name).unlink(missing_ok=True)
 
 
 def _checkpoint(training: DGLTrainingArguments) -> str | bool | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_dgl.adapters import load_model
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
 
@@ -38,13 +39,13 @@ class CrossModalPipeline:
         """Load a model and its processor.
 
         Args:
-            model_id: A folder that `hf-dgl train` wrote, or a Hub id.
+            model_id: A folder that `hf-dgl train` wrote (a whole model, or adapters), or a Hub id.
             device: Default: the accelerator if there is one, else the CPU.
             **kwargs: For both `from_pretrained` (`revision`, `token`, ...).
         """
         device = device or torch.accelerator.current_accelerator() or "cpu"
-        model = CrossModalForSequenceClassification.from_pretrained(model_id, **kwargs)
-        model.to(device)  # type: ignore[arg-type]
+        model = load_model(model_id, **kwargs)
+        model.to(device)
         return cls(model, CrossModalProcessor.from_pretrained(model_id, **kwargs))
 
     @property

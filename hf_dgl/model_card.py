@@ -50,6 +50,7 @@ def create_model_card(
     recipe = yaml.safe_load(recipe_text) or {}
     metrics = json.loads(_read(folder / "metrics.json") or "{}")
     model = trainer.accelerator.unwrap_model(trainer.model)
+    model = getattr(model, "get_base_model", lambda: model)()  # below PEFT
     model_id = trainer.hub_model_id or trainer.args.hub_model_id or _short(folder)
     model_name = model_name or model_id.rsplit("/", 1)[-1]
     modalities = list(trainer.disentangled.partition.modalities) if trainer.disentangled else []

@@ -205,6 +205,8 @@ def _from_words(key: str, words: list[str]) -> Any:
             raise _wrong_type(key, "nothing")
         return True
     members = _members(key)
+    if words == ["null"] and type(None) in members:
+        return None
     if dict in members and all("=" in word and not word.startswith("{") for word in words):
         return {name: _maybe_nested(value) for name, value in (word.split("=", 1) for word in words)}
     if len(words) == 1:

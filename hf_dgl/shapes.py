@@ -109,17 +109,16 @@ class Shape:
                 frequency_stride=_PATCH,
                 **self._fields(self.audio_layers),
             )
-        config = CrossModalConfig(
+        settings: dict[str, Any] = {"num_labels": 3, "problem_type": "single_label_classification"}
+        if self.dropout is not None:
+            settings["fusion_dropout"] = self.dropout
+        return CrossModalConfig(
             encoders=encoders,
             fusion_type=self.fusion_type,
             num_fusion_layers=self.fusion_layers,
-            num_fusion_heads=self.num_heads,
-            num_labels=3,
-            problem_type="single_label_classification",
+            num_fusion_heads=self.num_heads or 1,
+            **settings,
         )
-        if self.dropout is not None:
-            config.fusion_dropout = self.dropout
-        return config
 
     def _fields(self, num_layers: int) -> dict[str, Any]:
         return _encoder_fields({**vars(self), "layers": num_layers})
@@ -203,16 +202,18 @@ def from_recipe(
     recipe: Recipe, device: torch.device | str = "cpu"
 ) -> tuple[CrossModalForSequenceClassification, dict[str, Any]]:
     """The model of a recipe and a batch of its training data, as many rows as `per_device_train_batch_size`."""
-    encoders = {name: resolve_encoder(name, value) for name, value in dict(recipe.model.encoders or {}).items()}
+    encoders = {
+        name: resolve_encoder(name, value) for name, value in dict(recipe.values.get("encoders") or {}).items()
+    }
     modalities = list(encoders) or build_processor(recipe, {}, Dataset.from_dict({})).modalities
     splits = load_splits(recipe, modalities)
     labels = LabelSpec.from_dataset(splits["train"], recipe.model.problem_type)
     processor = build_processor(recipe, encoders, splits["train"])
-    model = build_model(recipe, encoders, labels).to(device)
+    model: Any = build_model(recipe, encoders, labels)
     num_rows = min(recipe.training.per_device_train_batch_size, len(splits["train"]))
     rows = labels.encode(splits["train"].select(range(num_rows)), "train")
     batch = CrossModalCollator(processor, labels)([rows[index] for index in range(num_rows)])
-    return model, map_tensors(lambda tensor: tensor.to(device), batch)
+    return model.to(device), map_tensors(lambda tensor: tensor.to(device), batch)
 
 
 @contextmanager

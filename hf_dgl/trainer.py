@@ -13,20 +13,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
+from .adapters import complete_adapter
 from .architectures import modalities_of
 from .callbacks import SaveAfterTheEpoch, StopWhenNotFinite
 from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume
 from .disentangle import Disentangled, disentangle
+from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for, per_modality
-from .modalities import FUSION
 from .model_card import create_model_card
-from .outputs import entry
+from .outputs import entry, map_tensors, tensors_in
+from .parallelism import refuse_what_is_not_exact
 from .passes import MULTIMODAL
 from .training_args import DGLTrainingArguments, numbers
+
+logger = logging.get_logger(__name__)
 
 
 class DGLTrainer(Trainer):
@@ -101,7 +105,20 @@ class DGLTrainer(Trainer):
         modalities = modalities_of(_base_model(model)) if self._declared is None else self._declared
         if self.args.parallel_mode.value == "not_distributed":  # several GPUs in one process: nn.DataParallel
             raise ValueError("Several GPUs in one process replicate the model. Use `accelerate launch` (DDP) instead.")
-        return disentangle(model, modalities, **self.args.disentangle_kwargs())
+        handle = disentangle(model, modalities, **self.args.disentangle_kwargs())
+        freeze(handle.partition, self.args.freeze or [])
+        return handle
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Refuses, as early as possible, ways to shard a model under which the gradients would be wrong."""
+        super().create_accelerator_and_postprocess()
+        refuse_what_is_not_exact(self.accelerator.state)
+        if self.is_deepspeed_enabled and self.args.clip_by_group and self.args.max_grad_norm > 0:
+            logger.warning(
+                "DeepSpeed clips gradients by itself, by one norm over all parameters (`max_grad_norm`), so "
+                "`clip_by_group` has no effect: a large gradient of one modality makes the others' smaller. If that "
+                "matters, train with DDP or FSDP2, or set `max_grad_norm: 0`."
+            )
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Attaches the method to the fresh model of every `model_init` (hyperparameter search)."""
@@ -109,6 +126,14 @@ class DGLTrainer(Trainer):
         if self.disentangled is not None:  # in `__init__`, the settings that `_attach` needs are not there yet
             self.disentangled = self._attach(model)
         return model
+
+    def continue_with(self, model: nn.Module) -> None:
+        """Puts a whole model in the place of the trained one (its adapters merged): to be scored and saved."""
+        assert self.disentangled is not None
+        self.disentangled.remove()
+        self.is_fsdp_enabled = self.is_deepspeed_enabled = False  # saving would gather what the old one had sharded
+        self.model = self.model_wrapped = model.to(self.args.device)
+        self.disentangled = self._attach(model)
 
     # ---- losses -----------------------------------------------------------------------------------------------
 
@@ -152,48 +177,27 @@ class DGLTrainer(Trainer):
 
     # ---- optimisation by group ----------------------------------------------------------------------------------
 
-    def _parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters of each modality (`image+text`: shared by both) and of the fusion."""
-        assert self.disentangled is not None
-        groups: dict[str, dict[int, nn.Parameter]] = defaultdict(dict)
-        for parameter, owners in self.disentangled.partition.parameters():
-            if parameter.requires_grad:
-                groups["+".join(sorted(owners)) or FUSION][id(parameter)] = parameter
-        return {name: list(parameters.values()) for name, parameters in groups.items()}
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives the encoders their own learning rate: upstream's parameter groups are split, nothing else changes."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        rate = self.args.encoder_learning_rate
-        if not fresh or rate is None:
-            return optimizer
-        assert self.disentangled is not None
-        rates = self.disentangled.per_modality("encoder_learning_rate", numbers(rate))
-        modality_of = {id(p): name for name, found in self._parameter_groups().items() for p in found}
-        split = []
-        for group in optimizer.param_groups:
-            by_rate: dict[float, list[nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                owners = modality_of.get(id(parameter), FUSION).split("+")
-                by_rate[max((rates[owner] for owner in owners if owner in rates), default=group["lr"])].append(
-                    parameter
-                )
-            split += [{**group, "params": parameters, "lr": lr} for lr, parameters in by_rate.items()]
-        optimizer.param_groups[:] = split
+        encoders, patterns = self.args.encoder_learning_rate, self.args.learning_rates_by_pattern()
+        if fresh and (encoders is not None or patterns):
+            assert self.disentangled is not None
+            of_modality = {}
+            if encoders is not None:
+                of_modality = self.disentangled.per_modality("encoder_learning_rate", numbers(encoders))
+            partition = self.disentangled.partition
+            split_by_learning_rate(optimizer, learning_rates(self._plain_model, partition, of_modality, patterns))
         return optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clips every group by its own norm: a global one would let the modalities scale one another's gradients."""
         if not self.args.clip_by_group or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
+        assert self.disentangled is not None
         self.accelerator.unscale_gradients()
-        norms = {}
-        for name, parameters in self._parameter_groups().items():
-            norms[name] = torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
-        self._group_norms = {
-            name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()
-        }
+        self._group_norms = clip_by_group(self.disentangled.partition, self.args.max_grad_norm)
         return torch.stack(list(self._group_norms.values())).norm()
 
     # ---- evaluation ---------------------------------------------------------------------------------------------
@@ -206,6 +210,7 @@ class DGLTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Predicts with all modalities and with each alone: `{"logits": ..., "image": ..., "text": ...}`."""
+        inputs, filled_up = self._without_repeated_rows(inputs)
         if prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         assert self.disentangled is not None
@@ -224,7 +229,22 @@ class DGLTrainer(Trainer):
             if present is not None:  # rows that lack the modality have no opinion of its
                 logits = logits.masked_fill(~present.to(logits.device).view(-1, *[1] * (logits.dim() - 1)), torch.nan)
             predictions[name] = logits
-        return loss, predictions, labels
+        return loss, map_tensors(filled_up, predictions), map_tensors(filled_up, labels)
+
+    def _without_repeated_rows(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+        """Takes out the rows with which Accelerate fills up the last batch: their loss would count twice.
+
+        Returns:
+            The other rows (one at least), and what brings a tensor of them back to the number that Accelerate expects.
+        """
+        state = self.accelerator.gradient_state
+        found = tensors_in(inputs)
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0 or not found:
+            return inputs, lambda tensor: tensor
+        size = len(found[0])
+        new = min(max(state.remainder - self.args.process_index * size, 1), size)
+        rows = torch.arange(size).clamp(max=new - 1)
+        return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
@@ -255,6 +275,7 @@ class DGLTrainer(Trainer):
             return
         with replaced_at_once(folder) as draft:
             super()._save(draft, state_dict)
+            complete_adapter(self.accelerator.unwrap_model(self._plain_model), draft)
 
     # ---- the Hub ------------------------------------------------------------------------------------------------
 

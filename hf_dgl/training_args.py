@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,21 @@ class DGLTrainingArguments(TrainingArguments):
             "the fusion."
         },
     )
+    learning_rate_mapping: dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the parameters in whose names a regular expression is found: "
+            "`embeddings=1e-6 '^classifier=1e-3'`. The first expression that matches counts; it wins over "
+            "`encoder_learning_rate`, which wins over `learning_rate`."
+        },
+    )
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that are not trained: modalities (their encoders), or `fusion` for all that is no encoder. "
+            "A frozen encoder needs no unimodal pass."
+        },
+    )
     clip_by_group: bool | None = field(
         default=None,
         metadata={
@@ -78,9 +94,25 @@ class DGLTrainingArguments(TrainingArguments):
                 "`method: joint` passes the whole multimodal gradient to the encoders: remove "
                 f"`multimodal_to_encoders`, or choose `method: dgl` to use {self.multimodal_to_encoders!r}."
             )
+        self.learning_rates_by_pattern()
         if self.clip_by_group is None:
             self.clip_by_group = self.method != "joint"
         super().__post_init__()
+
+    def learning_rates_by_pattern(self) -> dict[str, float]:
+        """`learning_rate_mapping` with its patterns and numbers checked."""
+        mapping = {} if self.learning_rate_mapping is None else self.learning_rate_mapping
+        if not isinstance(mapping, Mapping):
+            raise ValueError(f"learning_rate_mapping: expected `pattern: learning rate` entries, got {mapping!r}.")
+        for pattern, rate in mapping.items():
+            try:
+                re.compile(pattern)
+                float(rate)
+            except re.error as error:
+                raise ValueError(f"learning_rate_mapping: {pattern!r} is no regular expression ({error}).") from error
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"learning_rate_mapping: expected a number for {pattern!r}, got {rate!r}.") from error
+        return {pattern: float(rate) for pattern, rate in mapping.items()}
 
     def disentangle_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of [`hf_dgl.disentangle`] that the method and its settings amount to."""

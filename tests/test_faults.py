@@ -1,7 +1,7 @@
-"""Killed at any moment and resumed, a run ends as the uninterrupted one; full disks and NaN end with one clear message.
+"""Killed at any moment and resumed, a run ends as the uninterrupted one; full disks and NaN end with a clear message.
 
-The runs of the first half are real: `hf-dgl train` in processes of their own that are killed (SIGKILL), or whose disk is
-full (see `tests/faults/worker.py`).
+The runs of the first half are real: `hf-dgl train` in processes of their own that are killed (SIGKILL), or whose disk
+is full (see `tests/faults/worker.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from hf_dgl.disentangle import METHODS
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification
 from hf_dgl.trainer import DGLTrainer
 from tests.oracle import Interleaved, make_toy, toy_batch
-from tests.recipes import TINY_ENCODERS, tiny_recipe
-from tests.test_trainer import Rows, StopAt, arguments, make, same, weights
+from tests.recipes import tiny_recipe
+from tests.test_trainer import Rows, arguments, make, same, weights
 from tests.tiny import FAMILIES, NUM_LABELS, tiny_model
 
 # 5 steps per epoch; checkpoint-10 is due at the end of an epoch; the learning rate moves and never is 0.
@@ -41,21 +42,25 @@ RUN = {
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
 }
+# Each run is killed again and again, and resumed every time.
 KILLS: dict[str, list[dict[str, Any]]] = {
-    "before_the_first_checkpoint": [{"kill_in_step": 1}],
-    "in_a_step": [{"kill_in_step": 8}],
-    "in_the_first_step_of_an_epoch": [{"kill_in_step": 11}],
-    "in_the_first_checkpoint": [{"kill_in_file": "checkpoint-2/optimizer.pt"}],
-    "in_the_weights": [{"kill_in_file": "checkpoint-4/model.safetensors"}],
-    "in_the_optimizer": [{"kill_in_file": "checkpoint-6/optimizer.pt"}],
-    "in_the_random_state": [{"kill_in_file": "checkpoint-10/rng_state.pth"}],
-    "in_the_trainer_state": [{"kill_in_file": "checkpoint-10/trainer_state.json"}],
-    "in_a_replacement": [{"kill_before_replacing": "checkpoint-8/config.json"}],
-    "in_a_rotation": [{"kill_in_rotation": "checkpoint-4"}],
-    "in_the_final_model": [{"kill_in_file": "in_the_final_model/model.safetensors"}],
-    "three_times": [{"kill_in_step": 4}, {"kill_in_file": "checkpoint-6/scheduler.pt"}, {"kill_in_step": 12}],
+    "killed_in_a_step": [
+        {"kill_in_step": 1},  # before the first checkpoint
+        {"kill_in_step": 4},
+        {"kill_in_step": 8},
+        {"kill_in_step": 11},  # the first one of an epoch, right after a checkpoint and an evaluation
+    ],
+    "killed_in_a_save": [
+        {"kill_in_file": "checkpoint-2/optimizer.pt"},  # of the first checkpoint
+        {"kill_in_file": "checkpoint-4/model.safetensors"},
+        {"kill_in_file": "checkpoint-6/optimizer.pt"},
+        {"kill_before_replacing": "checkpoint-6/config.json"},
+        {"kill_in_file": "checkpoint-8/rng_state.pth"},
+        {"kill_in_rotation": "checkpoint-4"},
+        {"kill_in_file": "checkpoint-10/trainer_state.json"},
+        {"kill_in_file": "killed_in_a_save/model.safetensors"},  # the final model
+    ],
 }
-DISKS = {"full_at_the_weights": "450k", "full_at_the_optimizer": "650k"}
 RESUME = "--resume_from_checkpoint=true"
 
 
@@ -99,16 +104,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for name, faults in KILLS.items():
         for index, fault_of_job in enumerate(faults):
             runs.add(name, *([RESUME] if index else []), fault=fault_of_job)
-        if name == "in_the_optimizer":
-            runs.add("half_a_checkpoint", f"--resume_from_checkpoint={runs.folder / name / 'checkpoint-6'}")
+            if fault_of_job == {"kill_in_file": "checkpoint-6/optimizer.pt"}:
+                runs.add("by_path", f"--resume_from_checkpoint={runs.folder / name / 'checkpoint-6'}", out=name)
         runs.add(name, RESUME)
-    for name, logging_steps in [("nan_is_logged", 1), ("nan_before_a_save", 100)]:
-        runs.add(name, f"--logging_steps={logging_steps}", fault={"nan_in_step": 6})
-        runs.add(name, RESUME)
-    for name, size in DISKS.items():
-        disk = str(runs.folder / name)
-        runs.add(name, disk=[disk, size])
-        runs.add(name, RESUME, disk=[disk, "8m"])
+    runs.add("nan", fault={"nan_in_step": 5})
+    runs.add("nan", RESUME, "--logging_steps=100", fault={"nan_in_step": 6})  # seen in the weights, before a save
+    runs.add("nan", RESUME)
+    disk = str(runs.folder / "full")
+    runs.add("full", disk=[disk, "450k"])  # full at the weights of the second checkpoint
+    runs.add("full", RESUME, disk=[disk, "650k"])  # full at its optimizer
+    runs.add("full", RESUME, disk=[disk, "8m"])
     runs.add("full_at_the_end", "--save_strategy=no", disk=[str(runs.folder / "full_at_the_end"), "100k"])
     runs.add("again", "--max_steps=2")
     runs.add("again", "--max_steps=2", "--seed=1", fault={"kill_in_file": "again/model.safetensors"})
@@ -116,12 +121,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
         runs.start()
         yield runs
     finally:
-        for name in [*DISKS, "full_at_the_end"]:
+        for name in ("full", "full_at_the_end"):
             if os.path.ismount(runs.folder / name):
                 subprocess.run(["umount", "-l", runs.folder / name], check=True)
 
 
-def assert_same_end(first: Path, second: Path, logs: bool = True) -> None:
+def assert_same_end(first: Path, second: Path) -> None:
     """Weights, optimizer, scheduler, random state, logs and scores of two finished runs are identical."""
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
@@ -130,10 +135,9 @@ def assert_same_end(first: Path, second: Path, logs: bool = True) -> None:
             assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, name
     scores = [json.loads((out / "metrics.json").read_text()) for out in (first, second)]
     assert all(scores[0][stage] == scores[1][stage] for stage in ("before", "validation", "test"))
-    if logs:
-        states = [json.loads((out / "checkpoint-12" / "trainer_state.json").read_text()) for out in (first, second)]
-        histories = [[without_times(entry) for entry in state["log_history"]] for state in states]
-        assert histories[0] == histories[1]
+    states = [json.loads((out / "checkpoint-12" / "trainer_state.json").read_text()) for out in (first, second)]
+    histories = [[without_times(entry) for entry in state["log_history"]] for state in states]
+    assert histories[0] == histories[1]
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -165,17 +169,20 @@ def test_killed_and_resumed_ends_as_the_uninterrupted_run(runs, name):
     assert checkpoints == ["checkpoint-10", "checkpoint-12"]
 
 
-def test_a_half_written_checkpoint_is_named_and_set_aside(runs):
-    said, out = runs.output("in_the_optimizer"), runs.folder / "in_the_optimizer"
+def test_half_written_checkpoints_are_named_and_set_aside(runs):
+    out = runs.folder / "killed_in_a_save"
+    assert "training starts from the beginning" in runs.output("killed_in_a_save", 1)
+    said = runs.output("killed_in_a_save", 3)
     assert f"{out}/checkpoint-6 is skipped: trainer_state.json" in said
     assert f"resumes from {out}/checkpoint-4" in said
-    assert (out / "_incomplete-checkpoint-6").is_dir()
-    assert "training starts from the beginning" in runs.output("in_the_first_checkpoint")
+    assert "checkpoint-10 is skipped: trainer_state.json is incomplete" in runs.output("killed_in_a_save", 7)
+    aside = sorted(path.name for path in out.glob("_incomplete-*"))
+    assert aside == [f"_incomplete-checkpoint-{step}" for step in (10, 4, 6, 8)]
 
 
 def test_a_half_written_checkpoint_by_its_path(runs):
-    said = runs.output("half_a_checkpoint")
-    assert runs.codes("half_a_checkpoint") == [2] and "Traceback" not in said
+    said = runs.output("by_path")
+    assert runs.codes("by_path") == [2] and "Traceback" not in said
     assert "Cannot resume from the checkpoint" in said and "trainer_state.json" in said
 
 
@@ -191,16 +198,17 @@ def test_a_finished_model_outlives_the_death_of_the_next_run(runs):
 # ---- full disks and NaN ----
 
 
-@pytest.mark.parametrize("name", DISKS)
-def test_a_full_disk_keeps_the_last_checkpoint(runs, name):
-    if runs.codes(name)[0] is None:
+def test_a_full_disk_keeps_the_last_checkpoint(runs):
+    if runs.codes("full")[0] is None:
         pytest.skip("cannot mount a small file system here")
-    said = runs.output(name, 0)
-    assert runs.codes(name) == [2, 0] and "Traceback" not in said, said
-    message = said[said.index("hf-dgl train: ") :]
-    assert "MB left" in message and "save_total_limit" in message
-    assert f"continue from {runs.folder / name}/checkpoint-2" in message
-    assert_same_end(runs.folder / "whole", runs.folder / name)
+    assert runs.codes("full") == [2, 2, 0]
+    for index in range(2):
+        said = runs.output("full", index)
+        message = said[said.index("hf-dgl train: ") :]
+        assert "Traceback" not in said and message.count("\n") == 1
+        assert "MB left" in message and "save_total_limit" in message
+        assert f"continue from {runs.folder}/full/checkpoint-2" in message
+    assert_same_end(runs.folder / "whole", runs.folder / "full")
 
 
 def test_a_full_disk_at_the_end(runs):
@@ -212,14 +220,16 @@ def test_a_full_disk_at_the_end(runs):
     assert not (runs.folder / "full_at_the_end" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["nan_is_logged", "nan_before_a_save"])
-def test_nan_keeps_the_last_checkpoint(runs, name):
-    said = runs.output(name, 0)
-    assert runs.codes(name) == [2, 0] and "Traceback" not in said, said
-    message = said[said.index("hf-dgl train: ") :]
-    assert "at step 6" in message and "learning_rate" in message
-    assert f"the newest complete checkpoint there is {runs.folder / name}/checkpoint-4" in message
-    assert_same_end(runs.folder / "whole", runs.folder / name, logs=name == "nan_is_logged")
+def test_nan_keeps_the_last_checkpoint(runs):
+    assert runs.codes("nan") == [2, 2, 0]
+    for index, what in enumerate(["The loss (loss_multimodal) is nan at step 5", "Weights are not finite at step 6"]):
+        said = runs.output("nan", index)
+        message = said[said.index("hf-dgl train: ") :]
+        assert "Traceback" not in said and message.count("\n") == 1
+        assert what in message and "learning_rate" in message
+        assert re.search(rf"last finite loss: 6\.\d+ at step {4 + index}\)", message)
+        assert f"the newest complete checkpoint there is {runs.folder}/nan/checkpoint-4" in message
+    assert_same_end(runs.folder / "whole", runs.folder / "nan")
 
 
 @pytest.mark.parametrize(
@@ -291,8 +301,9 @@ def test_a_missing_shard(tmp_path, checkpoint):
     assert "model-00001-of-00002.safetensors is missing" in str(fault(folder))
 
 
-def test_rotation_does_not_keep_half_a_checkpoint_in_place_of_a_whole_one(tmp_path, checkpoint):
-    """Upstream's rotation goes by step numbers where file times are too close, and would keep checkpoint-9 only."""
+def test_rotation_does_not_keep_half_a_checkpoint_in_place_of_a_whole_one(tmp_path, checkpoint, monkeypatch):
+    """Upstream's rotation goes by step numbers where file times mean nothing, and would keep checkpoint-9 only."""
+    monkeypatch.setattr(os.path, "getmtime", lambda path: 0.0)
     shutil.copytree(checkpoint, tmp_path / "checkpoint-2")
     half = shutil.copytree(checkpoint, tmp_path / "checkpoint-9")
     (half / "trainer_state.json").unlink()
@@ -382,7 +393,7 @@ def trainer_of(name: str, folder: Path, **kwargs: Any) -> DGLTrainer:
         num_labels=NUM_LABELS,
         problem_type="single_label_classification",
     )
-    evaluated = {"eval_dataset": Rows(8, seed=1), "eval_strategy": "steps", "eval_steps": 1}
+    evaluated = {"eval_dataset": Rows(8, seed=1), "eval_strategy": "steps", "eval_steps": 2}
     return make(folder, CrossModalForSequenceClassification(config), **evaluated, **kwargs)
 
 
@@ -391,9 +402,8 @@ def trainer_of(name: str, folder: Path, **kwargs: Any) -> DGLTrainer:
 def test_resumed_is_uninterrupted(tmp_path, name, method):
     whole = trainer_of(name, tmp_path / "whole", method=method)
     whole.train()
-    trainer_of(name, tmp_path / "parts", method=method, callbacks=[StopAt(2)]).train()
-    resumed = trainer_of(name, tmp_path / "parts", method=method)
-    resumed.train(resume_from_checkpoint=True)
+    resumed = trainer_of(name, tmp_path / "resumed", method=method)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     same(weights(whole), weights(resumed))
 
 
@@ -401,11 +411,8 @@ def test_with_accumulation_and_epochs(tmp_path):
     kwargs = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "epoch"}
     whole = trainer_of("cross_attention", tmp_path / "whole", **kwargs)
     whole.train()
-    trainer_of("cross_attention", tmp_path / "parts", **kwargs, callbacks=[StopAt(4)]).train()
-    shutil.rmtree(tmp_path / "parts" / "checkpoint-4", ignore_errors=True)
-    assert newest_complete(tmp_path / "parts") == str(tmp_path / "parts" / "checkpoint-3")
-    resumed = trainer_of("cross_attention", tmp_path / "parts", **kwargs)
-    resumed.train(resume_from_checkpoint=True)
+    resumed = trainer_of("cross_attention", tmp_path / "resumed", **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     same(weights(whole), weights(resumed))
 
 

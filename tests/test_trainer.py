@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from hf_dgl.data.collator import CrossModalCollator
 from hf_dgl.data.labels import LabelSpec
+from hf_dgl.groups import parameter_groups
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.trainer import DGLTrainer
 from hf_dgl.training_args import DGLTrainingArguments
@@ -279,7 +280,7 @@ def test_clipping(tmp_path, clip_by_group):
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     trainer.compute_loss(trainer.model.train(), inputs).backward()
     trainer._clip_grad_norm(trainer.model)
-    groups = trainer._parameter_groups()
+    groups = parameter_groups(trainer.disentangled.partition)
     assert set(groups) == {"image", "text", "fusion"}
     norms = {n: torch.stack([p.grad.norm() for p in ps if p.grad is not None]).norm() for n, ps in groups.items()}
     total = torch.stack(list(norms.values())).norm()

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import benchmark, env, evaluate, predict, train
+from . import benchmark, compare, env, evaluate, predict, train
 
-_COMMANDS = [train, evaluate, predict, benchmark, env]
+_COMMANDS = [train, evaluate, predict, compare, benchmark, env]
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 

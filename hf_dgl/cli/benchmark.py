@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-
 _SIZES: dict[str, tuple[type, str]] = {
     "image_layers": (int, "layers of the image encoder (ViT), 12; 0: no image"),
     "text_layers": (int, "layers of the text encoder (BERT), 12; 0: no text"),
@@ -78,15 +77,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.plot:
         plot_sweep(result.sweep, arguments.plot)
     columns, rows = result.table()
-    table = Table(title=", ".join(f"{name}: {value}" for name, value in result.description.items()))
+    table = Table(title="one training step, and its ratio to joint training; MiB of activations")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     console = Console()
     console.print(table)
-    console.print(f"DGL is {result.above_floor:.1%} above the floor in FLOPs.")
+    for name, value in result.description.items():
+        console.print(f"{name}: {value}", highlight=False)
+    console.print(f"DGL's FLOPs above the floor: {result.above_floor:.1%}", highlight=False)
     if result.bookkeeping_share is not None:
-        console.print(
-            f"Outside of the model's forwards and backward it spends {result.bookkeeping_share:.2%} of a step."
-        )
+        console.print(f"DGL's share outside of forwards and backward: {result.bookkeeping_share:.2%}", highlight=False)

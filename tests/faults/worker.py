@@ -1,12 +1,14 @@
 """Real runs of the command line, each in a process of its own, some of which die or fail where they are told to.
 
-`python -m tests.faults.worker JOBS.json` runs `{"words": [...], "fault": {...}, "log": path}`, one job after the other.
-A job may also say `"disk": [folder, size]`: a file system of that size is mounted there, or the one there is resized. The libraries are imported once, and every job is forked from there, which takes a fraction of a second. A job's output
+`python -m tests.faults.worker JOBS.json` runs `{"words": [...], "fault": {...}, "log": path}`, one after the other.
+A job may also say `"disk": [folder, size]`: a file system of that size is mounted there, or the one there is resized.
+The libraries are imported once, and every job is forked from there, which takes a fraction of a second. A job's output
 goes to its log, and its exit code (-9: killed) is added to the job.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -156,6 +158,7 @@ def run(job: dict[str, Any]) -> int | None:
 if __name__ == "__main__":
     path = Path(sys.argv[1])
     jobs = json.loads(path.read_text())
+    gc.freeze()  # what is imported needs no collection in every child
     for job in jobs:
         job["code"] = run(job)
     path.write_text(json.dumps(jobs))

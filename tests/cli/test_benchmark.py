@@ -1,0 +1,56 @@
+"""`hf-dgl benchmark`: of a shape, of a recipe, and what mistakes print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from hf_dgl.cli import main
+from hf_dgl.cli.benchmark import _SIZES
+from hf_dgl.shapes import Shape
+from tests.recipes import tiny_recipe
+
+TINY = "--image_layers 1 --text_layers 1 --hidden_size 16 --image_size 32 --text_length 4 --batch_size 2".split()
+
+
+def test_every_size_is_an_option() -> None:
+    assert sorted(_SIZES) == sorted(field.name for field in dataclasses.fields(Shape))
+
+
+def test_shape_with_files(tmp_path: Any, capsys: Any) -> None:
+    written = tmp_path / "cost.json"
+    plot = tmp_path / "cost.png"
+    words = ["--steps", "1", "--device", "cpu", "--json", str(written), "--plot", str(plot), "--depths", "1"]
+    assert main(["benchmark", *TINY, "--audio_length", "16", *words]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("joint", "DGL", "paper", "floor", "above the floor: 0.0%"))
+    result = json.loads(written.read_text())
+    assert result["ratios"]["joint"] == {"flops": 1.0, "seconds": 1.0, "memory": 1.0}
+    assert 1 < result["ratios"]["dgl"]["flops"] < result["ratios"]["two_backward"]["flops"]
+    assert [point["num_modalities"] for point in result["sweep"]] == [2, 3]
+    assert plot.stat().st_size > 0
+
+
+def test_recipe_with_overrides_and_sizes(tmp_path: Any, capsys: Any) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe(tmp_path)))
+    words = ["--steps", "0", "--device", "cpu", "--text_layers", "2", "--per_device_train_batch_size", "3"]
+    assert main(["benchmark", str(path), *words]) == 0
+    assert "batch_size: 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lenght=3"], "Did not understand '--lenght=3'"),
+        (["no_such.yaml"], "no_such.yaml"),
+        (["--hidden_size", "100", "--num_heads", "7"], "num_heads=7"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, capsys: Any) -> None:
+    assert main(["benchmark", *words]) == 2
+    assert message in capsys.readouterr().err
