@@ -37,7 +37,8 @@ class Cost:
     Args:
         flops: Floating point operations of matrix products, attention, convolutions (`torch.utils.flop_counter`).
         memory: Bytes. On a CPU: what autograd saves for the backward, each storage once, parameters left out. On a
-            GPU: the peak of allocated memory above that before the step, new gradients included.
+            GPU: the peak of allocated memory above that before the step, new gradients included; 0 for the floor,
+            since peaks do not add up.
         seconds: One entry per timed round.
     """
 
@@ -73,7 +74,7 @@ class BenchmarkResult:
         return {
             "flops": cost.flops / joint.flops,
             "seconds": statistics.median(rounds) if rounds else None,
-            "memory": cost.memory / joint.memory,
+            "memory": cost.memory / joint.memory if cost.memory else None,
         }
 
     @property
@@ -93,7 +94,11 @@ class BenchmarkResult:
         rows = []
         for name, cost in self.costs.items():
             median = statistics.median(cost.seconds) if cost.seconds else None
-            figures = {"flops": cost.flops / 1e9, "seconds": median and median * 1e3, "memory": cost.memory / 2**20}
+            figures = {
+                "flops": cost.flops / 1e9,
+                "seconds": None if median is None else median * 1e3,
+                "memory": cost.memory / 2**20 if cost.memory else None,
+            }
             cells = [(figures[key], ratio) for key, ratio in self.ratios(name).items()]
             rows.append([PROCEDURES[name], *(_written(value) for cell in cells for value in cell)])
         return Table(["step", "GFLOPs", "ratio", "ms", "ratio", "MiB", "ratio"], rows)
@@ -254,10 +259,9 @@ def _measure(procedures: Procedures, steps: int) -> BenchmarkResult:
     procedures.dgl()  # plans its passes at the first step; kernels and allocators warm up while the others are counted
     costs = {name: _cost(model, step) for name, step in timed.items()}
     in_joint, in_dgl = (_cost(model, step) for step in procedures.fusion_parts())
-    costs["floor"] = Cost(
-        flops=costs["joint"].flops - in_joint.flops + in_dgl.flops,
-        memory=costs["joint"].memory - in_joint.memory + in_dgl.memory,
-    )
+    costs["floor"] = Cost(costs["joint"].flops - in_joint.flops + in_dgl.flops, memory=0)
+    if procedures.device.type != "cuda" or is_fake:  # on a GPU, memory is a peak, and peaks do not add up
+        costs["floor"].memory = costs["joint"].memory - in_joint.memory + in_dgl.memory
     rounds = 0 if is_fake else steps
     for _ in range(rounds):
         for name, step in timed.items():
@@ -343,8 +347,10 @@ def _bookkeeping(procedures: Procedures) -> float:
     model.forward = timed_forward
     try:
         start = time.perf_counter()
-        model(**procedures.batch)
-        return time.perf_counter() - start - inside
+        output = model(**procedures.batch)
+        seconds = time.perf_counter() - start - inside
+        del output  # only now: freeing its graph takes time, too
+        return seconds
     finally:
         del model.forward
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig, enable_full_determinism, set_seed
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_dgl.adapters import ADAPTER_FILES, add_adapters, check_settings, load_model, quantized
@@ -84,8 +85,11 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         >>> result.metrics["test"]["accuracy"]
     """
     training = recipe.training
-    if recipe.model.peft is not None:
-        check_settings(recipe.model.peft)  # type: ignore[arg-type]  # mistakes are told before anything is read
+    if isinstance(recipe.model.peft, Mapping):
+        check_settings(recipe.model.peft)  # mistakes are told before anything is read
+    if recipe.model.merges_adapters and training.push_to_hub and training.hub_strategy != HubStrategy.END:
+        training.hub_strategy = HubStrategy.END
+        logger.info("`hub_strategy: end`: adapters that are pushed on the way would stay beside the merged model.")
     _prepare(training)
     with _token_kept_out_of_files(training):
         wanted: Any = recipe.model.encoders or {}

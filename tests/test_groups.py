@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from hf_dgl.architectures import modalities_of
 from hf_dgl.disentangle import disentangle
 from hf_dgl.groups import clip_by_group, freeze, learning_rates
-from hf_dgl.recipe import make_recipe
+from hf_dgl.recipe import load_recipe, make_recipe
 from hf_dgl.training_args import DGLTrainingArguments
 
 from .oracle import TiedEncoders, make_toy
@@ -182,10 +183,6 @@ def test_in_a_recipe(tmp_path: Path, key: str, value: Any, expected: Any) -> Non
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    import yaml
-
-    from hf_dgl.recipe import load_recipe
-
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_recipe(tmp_path)))
     words = ["--freeze", "image", "text", "--learning_rate_mapping", r"encoders\.text=1e-5", "^classifier=1"]
     training = load_recipe(tmp_path / "tiny.yaml", words).training

@@ -195,7 +195,7 @@ def test_recipe_as_run_has_no_secrets_and_no_foreign_folders(write: Any, tmp_pat
 
 def test_help_lists_every_key_the_method_first() -> None:
     text = build_parser().format_help()
-    keys = [text.index(f"--{key}") for key in ("method", "encoders", "dataset_name", "learning_rate")]
+    keys = [text.index(f"--{key} ") for key in ("method", "encoders", "dataset_name", "learning_rate")]
     assert keys == sorted(keys)
     for title in ("the method:", "the model:", "the data:", "the Trainer"):
         assert title in text

@@ -42,9 +42,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if not result.is_main_process:
         return
     columns, rows = result.table()
-    table = Table(
-        box=SIMPLE_HEAD, padding=0, caption="before, after: validation split; test: scored once, at the end"
-    )
+    table = Table(box=SIMPLE_HEAD, padding=0, caption="before, after: validation split; test: scored once, at the end")
     for index, column in enumerate(columns):
         table.add_column(column.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
     for row in rows:

@@ -221,6 +221,8 @@ def load_encoder(modality: str, source: Any, dtype: torch.dtype, **hub_kwargs: A
 
 
 def _to_dtype(encoder: Any, dtype: torch.dtype) -> PreTrainedModel:
+    if getattr(encoder, "quantization_method", None) is not None:
+        return encoder  # its weights are integers, and upstream refuses to cast them
     return encoder.to(dtype)  # upstream's decorator hides the signature of `to`
 
 

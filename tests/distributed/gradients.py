@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from hf_dgl.adapters import add_adapters
 from hf_dgl.architectures import modalities_of
 from hf_dgl.disentangle import disentangle
 from tests.oracle import Attention, Interleaved, TiedToHead, make_toy, toy_batch
@@ -30,10 +31,15 @@ def build(name: str):
         model = make_toy(toys[name]).float()
         batch = {key: value.float() if value.is_floating_point() else value for key, value in toy_batch(model).items()}
         return model, model.declared(), batch
-    fusion_type, _, checkpointing = name.partition("+")
+    fusion_type, _, feature = name.partition("+")
     model = tiny_model(("image", "text"), fusion_type=fusion_type).train()
     batch = tiny_batch(("image", "text"), batch_size=ROWS)
-    if checkpointing:
+    if feature == "lora":
+        model = add_adapters(model, {"r": 4, "modules": "encoders"}).train()
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_B" in parameter_name:  # they start at zero, where the other half has no gradient
+                torch.nn.init.normal_(parameter, std=0.1)
+    if feature == "checkpointing":
         model.gradient_checkpointing_enable()
     return model, modalities_of(model), batch
 

@@ -1,5 +1,4 @@
-"""Two gloo processes against one: every gradient and three steps, under DDP and FSDP2. `gradients.py` is what they
-run."""
+"""Two gloo processes (`gradients.py`) against one: every gradient and three steps, under DDP and FSDP2."""
 
 from __future__ import annotations
 
@@ -12,20 +11,23 @@ import pytest
 from hf_dgl.disentangle import METHODS
 
 MODELS = ["cross_attention", "concat", "attention", "tied", "interleaved", "cross_attention+checkpointing"]
+MODELS += ["cross_attention+lora"]
+MATRIX = ["cross_attention", "concat", "tied", "interleaved"]  # as in test_equivalence.py
 CASES = {
     "ddp": [
         *(f"ddp:dgl:{model}" for model in MODELS),
         *(f"ddp_unused:dgl:{model}" for model in MODELS),
-        *(f"ddp:{method}:cross_attention" for method in METHODS),
+        *(f"ddp:{method}:{model}" for method in METHODS for model in MATRIX),
         "ddp+no_sync:dgl:cross_attention",
         "ddp+no_sync:dgl:tied",
         "ddp+first:dgl:cross_attention",  # disentangled before it was wrapped
     ],
     "fsdp": [
         *(f"fsdp:dgl:{model}" for model in MODELS),
-        *(f"fsdp_blocks:{method}:cross_attention" for method in METHODS),
+        *(f"fsdp_blocks:{method}:{model}" for method in METHODS for model in MATRIX),
         "fsdp_blocks:dgl:merged_attention",
         "fsdp_blocks:dgl:cross_attention+checkpointing",
+        "fsdp_blocks:dgl:cross_attention+lora",
         "fsdp_blocks+kept:dgl:cross_attention",
         "fsdp_fusion:dgl:cross_attention",
         "fsdp_fusion:dgl:interleaved",
