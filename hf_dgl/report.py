@@ -30,7 +30,7 @@ def plot_sweep(points: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     try:
         from matplotlib.figure import Figure  # no pyplot: that would keep global state and look for a display
     except ImportError as error:
-        raise ValueError("Plots need matplotlib, which is not installed. Type: pip install matplotlib") from error
+        raise ValueError("Plots need matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     quantities = [key for key in _TITLES if any(point["ratios"]["dgl"][key] is not None for point in points)]
     figure = Figure(figsize=(1 + 4 * len(quantities), 4), layout="constrained")
     for panel, quantity in enumerate(quantities):
