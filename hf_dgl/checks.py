@@ -7,7 +7,7 @@ check* can: it changes the inputs of the absent modalities, and a unimodal loss 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -166,12 +166,13 @@ def _untruncated(handle: Disentangled, batch: Mapping[str, Any], term: str) -> A
 def _leaks(handle: Disentangled, batch: Mapping[str, Any]) -> dict[str, float | None]:
     leaks: dict[str, float | None] = {}
     for name in handle.partition.modalities:
-        others = [key for other, m in handle.partition.modalities.items() if other != name for key in m.inputs]
-        others = [key for key in others if batch.get(key) is not None]
-        if not others:
+        others = [modality for other, modality in handle.partition.modalities.items() if other != name]
+        changed = dict(batch)
+        for other in others:
+            changed = other.vary(changed) if other.vary is not None else _varied(changed, other.inputs)
+        if all(changed.get(key) is value for key, value in batch.items()):
             leaks[name] = None
             continue
-        changed = {key: map_tensors(_changed, value) if key in others else value for key, value in batch.items()}
         with torch.no_grad():
             outputs = [_untruncated(handle, inputs, name) for inputs in (batch, changed)]
         before, after = (torch.cat([t.double().flatten() for t in _compared(output)]) for output in outputs)
@@ -184,6 +185,14 @@ def _compared(output: Any) -> list[torch.Tensor]:
     named = [entry(output, key) for key in ("loss", "logits")]
     found = [tensor for tensor in named if isinstance(tensor, torch.Tensor)]
     return found or [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+
+
+def _varied(batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The batch with other values of some of its inputs."""
+    return {
+        key: map_tensors(_changed, value) if key in keys and value is not None else value
+        for key, value in batch.items()
+    }
 
 
 def _changed(tensor: torch.Tensor) -> torch.Tensor:

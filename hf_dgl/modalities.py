@@ -38,11 +38,19 @@ class Modality:
             tensor of the encoder's output is zeroed. `"omit"`: the arguments named in `inputs` are left out of the
             call. Or a function that takes the encoder's (detached) output and returns what the fusion shall see in its
             place.
+        hide: Changes the arguments of the call (a dict) while this modality is absent: tokens dropped, an attention
+            mask closed. With `absent="omit"` it is done in place of leaving the `inputs` out, otherwise in addition.
+        silent: Paths of the fusion's modules that carry this modality's stream (the image side of a cross-attention
+            layer). Their output is zero while the modality is absent: the fusion would otherwise refill the empty
+            stream from the other modalities.
+        vary: Gives the arguments of the call with other values of this modality, for the leak check. Default: the
+            `inputs` reversed; needed where they hold more than this modality (placeholders of image tokens in
+            `input_ids`).
 
     Example:
 
-        >>> Modality(inputs=["pixel_values"], encoder=["vision_model"])
-        Modality(inputs=('pixel_values',), encoder=('vision_model',), parameters=(), exclude=(), absent='zero')
+        >>> Modality(inputs=["pixel_values"], encoder=["vision_model"]).encoder
+        ('vision_model',)
     """
 
     inputs: Sequence[str] = ()
@@ -50,9 +58,12 @@ class Modality:
     parameters: Sequence[str] = ()
     exclude: Sequence[str] = ()
     absent: str | Callable[[Any], Any] = "zero"
+    hide: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    silent: Sequence[str] = ()
+    vary: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "encoder", "parameters", "exclude"):
+        for name in ("inputs", "encoder", "parameters", "exclude", "silent"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if not callable(self.absent) and self.absent not in ("zero", "omit"):
@@ -61,10 +72,18 @@ class Modality:
             raise ValueError(
                 "A modality needs at least one module path in `encoder`, e.g. `encoder=['vision_model']`."
             )
-        if self.absent == "omit" and not self.inputs:
+        if self.absent == "omit" and not self.inputs and self.hide is None:
             raise ValueError(
                 "`absent='omit'` leaves inputs out: name them in `inputs`, e.g. `inputs=['pixel_values']`."
             )
+
+    def without(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the model's forward with this modality absent."""
+        if self.hide is not None:
+            return self.hide(dict(call))
+        if self.absent == "omit":
+            return {key: value for key, value in call.items() if key not in self.inputs}
+        return dict(call)
 
     @classmethod
     def parse(cls, value: Modality | Mapping[str, Any] | str | Sequence[str]) -> Modality:
@@ -98,12 +117,14 @@ class Partition:
             tied between two encoders belongs to both.
         slots: Where each parameter is kept: (module, its name there, owners). Wrappers such as FSDP exchange parameter
             objects, but not their places.
+        silent: For each modality, the fusion's modules that are silent while it is absent.
     """
 
     modalities: dict[str, Modality]
     encoders: dict[str, dict[str, nn.Module]]
     owners: dict[str, frozenset[str]]
     slots: list[tuple[nn.Module, str, frozenset[str]]]
+    silent: dict[str, list[nn.Module]]
 
     def parameters(self) -> Iterator[tuple[nn.Parameter, frozenset[str]]]:
         """Every parameter as it is now, with its owners; a tied one once for each of its places."""
@@ -140,7 +161,8 @@ def resolve(model: nn.Module, modalities: Mapping[str, Any]) -> Partition:
             f"{FUSION!r} is the name of what belongs to no modality: choose another name for the modality."
         )
     declared = {name: Modality.parse(value) for name, value in modalities.items()}
-    encoders = {name: _find_encoders(model, name, modality) for name, modality in declared.items()}
+    encoders = {name: _find(model, name, modality.encoder) for name, modality in declared.items()}
+    silent = {name: list(_find(model, name, modality.silent).values()) for name, modality in declared.items()}
     _refuse_shared_modules(encoders)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     claims = {name: _claimed_names(names, name, modality, encoders[name]) for name, modality in declared.items()}
@@ -159,7 +181,7 @@ def resolve(model: nn.Module, modalities: Mapping[str, Any]) -> Partition:
         for name, parameter in module._parameters.items()
         if parameter is not None
     ]
-    return Partition(declared, encoders, owners, slots)
+    return Partition(declared, encoders, owners, slots, silent)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -171,10 +193,10 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f": did you mean {matches[0]!r}?" if matches else "."
 
 
-def _find_encoders(model: nn.Module, name: str, modality: Modality) -> dict[str, nn.Module]:
+def _find(model: nn.Module, name: str, patterns: Sequence[str]) -> dict[str, nn.Module]:
     modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
     found: dict[str, nn.Module] = {}
-    for pattern in modality.encoder:
+    for pattern in patterns:
         paths = _matching_paths(pattern, list(modules))
         if not paths:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,12 +39,14 @@ class Routing:
     Attributes:
         trains: The groups whose parameters require gradients (those that the user froze never do); None: as they are.
         moves_statistics: Whether batch norms move their running statistics: in the multimodal pass only.
+        silent: Modules whose output is zero: the fusion's streams of absent modalities.
     """
 
     model: nn.Module
     partition: Partition
     trains: frozenset[str] | None
     moves_statistics: bool
+    silent: Sequence[nn.Module] = ()
 
     def apply(self) -> list[Callable[[], None]]:
         """Makes it hold; returns what undoes that."""
@@ -60,6 +62,8 @@ class Routing:
                 if isinstance(module, _NormBase) and module.track_running_stats and module.training:
                     module.track_running_stats = False
                     undo.append(functools.partial(setattr, module, "track_running_stats", True))
+        for module in self.silent:
+            undo.append(_replace_forward(module, functools.partial(_silenced, module.forward)))
         return undo
 
     @contextmanager
@@ -108,7 +112,13 @@ class Run:
         """Sets `requires_grad` for a pass, and after the first pass what the encoders return."""
         self.current = step
         self._counts = {}
-        routing = Routing(self.model, self.partition, step.trains if self.training else None, step is self.passes[0])
+        routing = Routing(
+            self.model,
+            self.partition,
+            trains=step.trains if self.training else None,
+            moves_statistics=step is self.passes[0],
+            silent=[module for name in self._absent(step) for module in self.partition.silent[name]],
+        )
         try:
             self._undo += routing.apply()
             self._undo.append(recompute_under(routing))
@@ -125,11 +135,13 @@ class Run:
 
     def call_for(self, step: Pass) -> dict[str, Any]:
         """The model's arguments for a pass: without the inputs of omitted modalities."""
-        if step.name == MULTIMODAL:
-            return self.call
-        modalities = self.partition.modalities.items()
-        omitted = {key for name, m in modalities if name != step.name and m.absent == "omit" for key in m.inputs}
-        return {key: value for key, value in self.call.items() if key not in omitted}
+        call = self.call
+        for name in self._absent(step):
+            call = self.partition.modalities[name].without(call)
+        return call
+
+    def _absent(self, step: Pass) -> list[str]:
+        return [] if step.name == MULTIMODAL else [name for name in self.partition.modalities if name != step.name]
 
     def hand_over(self, modality: str, path: str, output: Any) -> Any:
         """Remembers an encoder's output in the first pass, and gives the fusion its copy (None: the output itself)."""
@@ -162,23 +174,29 @@ class Run:
             else:
                 answer = absent if callable(absent) else _zeros
             for path, module in modules.items():
-                self._replace_forward(module, path, answer)
+                self._undo.append(_replace_forward(module, functools.partial(self._from_memory, path, answer)))
 
-    def _replace_forward(self, module: nn.Module, path: str, answer: Callable[[Any], Any]) -> None:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            call = self._next_call(path)
-            if call not in self._remembered:
-                raise RuntimeError(
-                    f"Encoder module {path!r} is called more often in the pass of modality {self.current.name!r} than "
-                    "in the multimodal pass, so its outputs cannot be matched. Cut at a module called equally often."
-                )
-            return answer(self._remembered[call])
+    def _from_memory(self, path: str, answer: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
+        call = self._next_call(path)
+        if call not in self._remembered:
+            raise RuntimeError(
+                f"Encoder module {path!r} is called more often in the pass of modality {self.current.name!r} than "
+                "in the multimodal pass, so its outputs cannot be matched. Cut at a module called equally often."
+            )
+        return answer(self._remembered[call])
 
-        if "forward" in module.__dict__:  # somebody else's replacement (Accelerate wraps forwards, too)
-            self._undo.append(functools.partial(setattr, module, "forward", module.__dict__["forward"]))
-        else:
-            self._undo.append(functools.partial(delattr, module, "forward"))
-        module.forward = forward
+
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
+    """Gives one module another forward; returns what undoes it."""
+    replaced = module.__dict__.get("forward")  # somebody else's replacement (Accelerate wraps forwards, too)
+    module.forward = forward  # type: ignore[method-assign]
+    if replaced is None:
+        return functools.partial(delattr, module, "forward")
+    return functools.partial(setattr, module, "forward", replaced)
+
+
+def _silenced(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return _zeros(forward(*args, **kwargs))
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -243,6 +243,74 @@ class BatchNormFusion(Concat):
         return self.head(self.norm(torch.cat([features[n].mean(1) for n in self.modalities], -1)))
 
 
+class Streams(Toy):
+    """Each modality keeps its stream in the fusion and reads the other's; both are read out (as BridgeTower). The
+    stream of an absent modality is silent."""
+
+    def build(self) -> None:
+        self.cross = nn.ModuleDict({n: nn.Linear(self.width, self.width) for n in self.modalities})
+        self.read_out = nn.ModuleDict({n: nn.Linear(self.width, self.width) for n in self.modalities})
+        self.head = nn.Linear(self.width * len(self.modalities), 3)
+
+    def forward(self, labels: torch.Tensor | None = None, only: str | None = None, **batch: torch.Tensor) -> dict:
+        features = self.features(batch)
+        if only is not None:
+            features = {n: f if n == only else torch.zeros_like(f) for n, f in features.items()}
+        read = []
+        for name in self.modalities:
+            others = [self.cross[n](features[n].mean(1)) for n in self.others(name)]
+            if only is not None:
+                others = [
+                    f if n == only else torch.zeros_like(f) for n, f in zip(self.others(name), others, strict=True)
+                ]
+            out = self.read_out[name](torch.tanh(features[name].mean(1) + sum(others)))
+            read.append(out if only in (None, name) else torch.zeros_like(out))
+        logits = self.head(torch.cat(read, -1))
+        return {"logits": logits, "loss": nn.functional.cross_entropy(logits, labels)}
+
+    def others(self, name: str) -> list[str]:
+        return [n for n in self.modalities if n != name]
+
+    def declared(self) -> dict:
+        return {
+            n: {"inputs": [n], "encoder": [f"enc_{n}"], "silent": [f"cross.{n}", f"read_out.{n}"]}
+            for n in self.modalities
+        }
+
+
+class SharedSequence(Attention):
+    """Tokens of both modalities in one sequence with one mask; those of an absent modality are closed in it."""
+
+    def forward(
+        self,
+        labels: torch.Tensor | None = None,
+        only: str | None = None,
+        mask: torch.Tensor | None = None,
+        **batch: torch.Tensor,
+    ) -> dict:
+        features = self.features(batch)
+        tokens = torch.cat([features[n] for n in self.modalities], 1)
+        if only is not None:
+            mask = self.mask_of(batch, *(n for n in self.modalities if n != only))
+        closed = None if mask is None else ~mask
+        mixed = tokens + self.attention(tokens, tokens, tokens, key_padding_mask=closed, need_weights=False)[0]
+        weights = torch.ones_like(mixed[..., :1]) if mask is None else mask.unsqueeze(-1).to(mixed)
+        logits = self.head(self.norm((mixed * weights).sum(1) / weights.sum(1)))
+        return {"logits": logits, "loss": nn.functional.cross_entropy(logits, labels)}
+
+    def mask_of(self, batch: dict, *absent: str) -> torch.Tensor:
+        """Which tokens are open: bool `[rows, all tokens]`."""
+        return torch.cat([torch.full(batch[n].shape[:2], n not in absent) for n in self.modalities], 1)
+
+    def declared(self) -> dict:
+        def without(name: str) -> Callable[[dict], dict]:
+            return lambda call: {**call, "mask": self.mask_of(call, name)}
+
+        return {
+            n: {"inputs": [n], "encoder": [f"enc_{n}"], "absent": "omit", "hide": without(n)} for n in self.modalities
+        }
+
+
 TOYS = [
     Concat,
     ThreeConcat,
@@ -256,6 +324,8 @@ TOYS = [
     SharedStem,
     InPlace,
     BatchNormFusion,
+    Streams,
+    SharedSequence,
 ]
 
 

@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor
 
 from .configuration_cross_modal import FUSION_TYPES, CrossModalConfig
+from .flava import FlavaForSequenceClassification
 from .modeling_cross_modal import (
     CrossModalForSequenceClassification,
     CrossModalModel,
@@ -15,6 +16,13 @@ AutoModel.register(CrossModalConfig, CrossModalModel, exist_ok=True)
 AutoModelForSequenceClassification.register(CrossModalConfig, CrossModalForSequenceClassification, exist_ok=True)
 AutoProcessor.register(CrossModalConfig, CrossModalProcessor, exist_ok=True)
 
+# What is saved carries the files of this folder: Transformers alone can load it then (`trust_remote_code=True`). So
+# they import nothing of hf_dgl but one another.
+CrossModalConfig.register_for_auto_class()
+CrossModalModel.register_for_auto_class("AutoModel")
+CrossModalForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+CrossModalProcessor.register_for_auto_class("AutoProcessor")
+
 __all__ = [
     "FUSION_TYPES",
     "CrossModalConfig",
@@ -22,6 +30,7 @@ __all__ = [
     "CrossModalModel",
     "CrossModalPreTrainedModel",
     "CrossModalProcessor",
+    "FlavaForSequenceClassification",
     "default_processor",
     "train_tokenizer",
 ]

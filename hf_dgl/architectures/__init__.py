@@ -1,0 +1,15 @@
+"""Where the modalities of known architectures live: one table, class name -> [`Architecture`].
+
+| file | models |
+|---|---|
+| `two_stream.py` | one encoder per modality, then a fusion: our own model, FLAVA, BridgeTower, LXMERT |
+| `sequence.py` | features among the tokens of a language model, which is the fusion: ModernVBert, Gemma 3, LLaVA |
+| `single_stream.py` | embeddings, then one transformer over all modalities: ViLT, VisualBERT, LayoutLMv3, TVP |
+| `interleaved.py` | cross-attention inside the text encoder: BLIP, BLIP-2, Mllama, IDEFICS |
+| `refused.py` | models for which a modality alone has no loss, and what to do instead: CLIP, CLAP |
+"""
+
+from .architecture import Architecture
+from .lookup import ARCHITECTURES, architecture_of, modalities_of
+
+__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "modalities_of"]

@@ -1,0 +1,87 @@
+"""One encoder per modality, then a fusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_dgl.absence import first_token_only, other_words
+from hf_dgl.modalities import Modality
+
+from .architecture import Architecture
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def _cross_modal(config: Any) -> dict[str, Modality]:
+    """Our own model: one encoder module and one (grouped) input per modality."""
+    return {
+        name: Modality(inputs=[name], encoder=[f"cross_modal.encoders.{name}"], absent="omit")
+        for name in config.encoders
+    }
+
+
+def _flava(config: Any) -> dict[str, Modality]:
+    return {
+        "image": Modality(inputs=["pixel_values"], encoder=["flava.image_model"], absent="omit"),
+        "text": Modality(inputs=TEXT_INPUTS, encoder=["flava.text_model"], absent="omit"),
+    }
+
+
+def _bridgetower(config: Any) -> dict[str, Modality]:
+    """The towers themselves are never called, only their layers."""
+    visual = "vision_model.visual"
+    return {
+        "image": Modality(
+            inputs=["pixel_values"],
+            encoder=[
+                *(f"{visual}.{part}" for part in ("embeddings", "ln_pre", "ln_post")),
+                f"{visual}.transformer.resblocks.*",
+            ],
+            silent=["cross_modal_text_layers.*.crossattention.output.dense", "cross_modal_image_pooler"],
+        ),
+        "text": Modality(
+            inputs=TEXT_INPUTS,
+            encoder=["text_model.embeddings", "text_model.encoder.layer.*"],
+            silent=["cross_modal_image_layers.*.crossattention.output.dense", "cross_modal_text_pooler"],
+        ),
+    }
+
+
+def _lxmert(config: Any) -> dict[str, Modality]:
+    regions = ("visual_feats", "visual_pos", "visual_attention_mask")
+    return {
+        "image": Modality(
+            inputs=regions,
+            encoder=["lxmert.encoder.visn_fc", "lxmert.encoder.r_layers.*"],
+            silent=["lxmert.encoder.x_layers.*.visual_attention.output.dense"],  # one module for both directions
+        ),
+        "text": Modality(
+            inputs=TEXT_INPUTS,
+            encoder=["lxmert.embeddings", "lxmert.encoder.layer.*"],
+            absent="omit",
+            hide=first_token_only("input_ids", "token_type_ids"),
+            vary=other_words("input_ids"),
+        ),
+    }
+
+
+_BRIDGETOWER = Architecture(
+    {"encoders": _bridgetower},
+    absent="The modality's tokens are zero, the other one does not attend to them, and their read-out is zero.",
+)
+
+ROWS: dict[str, Architecture] = {
+    "CrossModalForSequenceClassification": Architecture(
+        {"encoders": _cross_modal}, absent="The modality is left out; the fusion reads the others."
+    ),
+    "FlavaForSequenceClassification": Architecture(
+        {"encoders": _flava}, absent="The modality is left out; the multimodal encoder reads the other's tokens."
+    ),
+    "BridgeTowerForImageAndTextRetrieval": _BRIDGETOWER,
+    "BridgeTowerForMaskedLM": _BRIDGETOWER,
+    "LxmertForQuestionAnswering": Architecture(
+        {"encoders": _lxmert},
+        absent="No image: the regions are zero, and the text does not attend to them. No text: the empty text, i.e. its "
+        "first token alone.",
+    ),
+}
