@@ -10,8 +10,14 @@ from .disentangle import Disentangled, disentangle
 from .modalities import Modality
 
 if TYPE_CHECKING:
-    from .inference import CrossModalPipeline
-    from .models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalModel, CrossModalProcessor
+    from .inference import CrossModalPipeline, pipeline
+    from .models import (
+        CrossModalConfig,
+        CrossModalForSequenceClassification,
+        CrossModalModel,
+        CrossModalProcessor,
+        FlavaForSequenceClassification,
+    )
     from .recipe import Recipe, load_recipe
     from .trainer import DGLTrainer
     from .training_args import DGLTrainingArguments
@@ -26,10 +32,12 @@ __all__ = [
     "DGLTrainer",
     "DGLTrainingArguments",
     "Disentangled",
+    "FlavaForSequenceClassification",
     "Modality",
     "Recipe",
     "disentangle",
     "load_recipe",
+    "pipeline",
 ]
 
 _HOMES = {
@@ -40,8 +48,10 @@ _HOMES = {
     "CrossModalProcessor": "models",
     "DGLTrainer": "trainer",
     "DGLTrainingArguments": "training_args",
+    "FlavaForSequenceClassification": "models",
     "Recipe": "recipe",
     "load_recipe": "recipe",
+    "pipeline": "inference",
 }
 
 

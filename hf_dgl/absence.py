@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from .outputs import map_tensors
+
 Call = dict[str, Any]
 Hide = Callable[[Call], Call]
 Vary = Callable[[Call], Call]
@@ -19,8 +21,13 @@ Tokens = Callable[[Call], torch.Tensor]
 """Which positions of the sequence hold a modality: bool [B, L]."""
 
 
-def first_token_only(*names: str, mask: str = "attention_mask") -> Hide:
-    """The empty text: of each `[B, L]` argument in `names` the first attended token is left (`[CLS]`, `<s>`).
+def first_token_only(*names: str, mask: str = "attention_mask", and_last: bool = False) -> Hide:
+    """The empty text: of each `[B, L, ...]` argument in `names` the first attended token is left (`[CLS]`, `<s>`).
+
+    Args:
+        names: Arguments with one entry per token.
+        mask: The text's attention mask, which is cut like them.
+        and_last: Keep the last attended token too (`[CLS] [SEP]`), for models that count back from the text's end.
 
     Example:
 
@@ -29,21 +36,25 @@ def first_token_only(*names: str, mask: str = "attention_mask") -> Hide:
     """
 
     def hide(call: Call) -> Call:
-        first: Any = 0
-        if call.get(mask) is not None:  # padding may stand on the left
-            first = call[mask].long().argmax(dim=1, keepdim=True)
-        for name in {*names, mask}:
-            if call.get(name) is not None:
-                BL = call[name]
-                call[name] = BL[:, :1] if isinstance(first, int) else BL.gather(1, first)
+        present = [name for name in {*names, mask} if call.get(name) is not None]
+        length = call[present[0]].shape[1]
+        attended = call.get(mask)
+        if attended is None:
+            attended = call[present[0]].new_ones(call[present[0]].shape[:2], dtype=torch.long)
+        places = [attended.long().argmax(dim=1)]  # padding may stand on the left
+        if and_last:
+            places.append(length - 1 - attended.long().flip(1).argmax(dim=1))
+        rows = torch.arange(len(attended), device=attended.device)[:, None]
+        for name in present:
+            call[name] = call[name][rows, torch.stack(places, dim=1)]
         return call
 
     return hide
 
 
 def other_words(*names: str) -> Vary:
-    """For the leak check: the tokens after the first in reversed order. The first is `[CLS]` or `<s>` in every text, and
-    [`first_token_only`] counts on it."""
+    """For the leak check: the tokens (`[B, L, ...]`) after the first in reversed order. The first is `[CLS]` or `<s>`
+    in every text, and [`first_token_only`] counts on it."""
 
     def vary(call: Call) -> Call:
         changed = dict(call)
@@ -55,8 +66,8 @@ def other_words(*names: str) -> Vary:
     return vary
 
 
-def no_tokens(*names: str) -> Hide:
-    """Every `[B, L, ...]` argument in `names` is cut to length 0: an attention over nothing adds nothing.
+def no_tokens(*names: str, keep: int = 0) -> Hide:
+    """Every `[B, L, ...]` argument in `names` is cut to length `keep`: an attention over nothing adds nothing.
 
     Example:
 
@@ -65,9 +76,25 @@ def no_tokens(*names: str) -> Hide:
     """
 
     def hide(call: Call) -> Call:
-        return {key: value[:, :0] if key in names and value is not None else value for key, value in call.items()}
+        return {key: value[:, :keep] if key in names and value is not None else value for key, value in call.items()}
 
     return hide
+
+
+def no_features(output: Any) -> Any:
+    """For `Modality(absent=...)`: the encoder's output `[B, L, ...]` with length 0."""
+    return map_tensors(lambda tensor: tensor[:, :0], output)
+
+
+def in_turn(*steps: Callable[[Call], Call]) -> Callable[[Call], Call]:
+    """Several changes of the arguments, one after the other."""
+
+    def run(call: Call) -> Call:
+        for step in steps:
+            call = step(dict(call))
+        return call
+
+    return run
 
 
 def closed(tokens: Tokens, omit: tuple[str, ...] = (), mask: str = "attention_mask", ids: str = "input_ids") -> Hide:
@@ -119,17 +146,35 @@ def image_tokens(token_id: int, ids: str = "input_ids") -> Tokens:
 
 
 def text_tokens(*placeholders: int, ids: str = "input_ids") -> Tokens:
-    """The tokens of the text. With token labels (`[B, L]`) only the prompt: an answer, which is what is predicted,
-    stays."""
+    """All tokens but the placeholders."""
 
     def tokens(call: Call) -> torch.Tensor:
         text = torch.ones_like(call[ids], dtype=torch.bool)
         for token_id in placeholders:
             text &= call[ids] != token_id
-        labels = call.get("labels")
-        if isinstance(labels, torch.Tensor) and labels.shape == call[ids].shape:
-            text &= labels == -100
         return text
+
+    return tokens
+
+
+def inner_tokens(call: Call) -> torch.Tensor:
+    """The text between its first and its last attended token (`[CLS]` and `[SEP]`)."""
+    attended = _mask_of(call, "attention_mask", "input_ids").bool()
+    behind = attended.flip(1).cumsum(1).flip(1)
+    return attended & (attended.cumsum(1) > 1) & (behind > 1)
+
+
+def prompt_tokens(*placeholders: int, ids: str = "input_ids") -> Tokens:
+    """The text without the answer, where `labels` say for each token (`[B, L]`) whether it is to be predicted (not
+    -100).
+
+    The answer stays when the text is absent: it is what is predicted.
+    """
+    text = text_tokens(*placeholders, ids=ids)
+
+    def tokens(call: Call) -> torch.Tensor:
+        labels = call.get("labels")
+        return text(call) if labels is None else text(call) & (labels == -100)
 
     return tokens
 

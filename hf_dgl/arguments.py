@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class ModelArguments:
-    """Which model is fine-tuned: encoders from anywhere, joined by a fusion of ours.
+    """Which model is fine-tuned: encoders from anywhere, joined by a fusion of ours, or a multimodal checkpoint.
 
     Raises:
         ValueError: if no encoder is named, or an encoder is neither a name nor a mapping with a `model_type`.
@@ -26,7 +26,16 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "A model that hf_dgl saved (Hub id or folder), to fine-tune further, in place of `encoders`."
+            "help": "In place of `encoders`: a multimodal checkpoint with a fusion of its own (BridgeTower, FLAVA, "
+            "LXMERT, BLIP, ModernVBert, ...), or a model that hf_dgl saved, to fine-tune it further. Hub id or folder."
+        },
+    )
+    model_class: str | None = field(
+        default=None,
+        metadata={
+            "help": "Class of `model_name_or_path`, e.g. FlavaForSequenceClassification. Default: the one that it was "
+            "saved from. With a class that writes text (BlipForQuestionAnswering) the label is a text, and only "
+            "losses are measured."
         },
     )
     fusion_type: str = field(
@@ -88,8 +97,11 @@ class ModelArguments:
         if self.encoders is None and self.model_name_or_path is None:
             raise ValueError(
                 "The recipe names no model. Add its encoders, e.g.\nencoders:\n  image: google/vit-base-patch16-224\n"
-                "  text: FacebookAI/roberta-base"
+                "  text: FacebookAI/roberta-base\n(on the command line `--encoders image=... text=...`), or a "
+                "multimodal checkpoint: `model_name_or_path: facebook/flava-full`."
             )
+        if self.model_class is not None and self.model_name_or_path is None:
+            raise ValueError("`model_class` is that of `model_name_or_path`: add the latter, or remove `model_class`.")
         if self.encoders is not None and self.model_name_or_path is not None:
             raise ValueError("`encoders` and `model_name_or_path` exclude each other: remove one of them.")
         self._check_peft()
@@ -146,14 +158,15 @@ class DataArguments:
     """Which data the model learns from, and which column is which modality.
 
     Raises:
-        ValueError: if no data set is named.
+        ValueError: if no data set is named, a weight is no positive number, or a number is too small.
     """
 
-    dataset_name: str | None = field(
+    dataset_name: dict[str, Any] | str | None = field(
         default=None,
         metadata={
             "help": "A Hub id, a local folder, a csv/json/jsonl/parquet file, or one of the built-in samples: "
-            "`sample:image_text`, `sample:audio_text`, `sample:image_audio_text`."
+            "`sample:image_text`, `sample:audio_text`, `sample:image_audio_text`. Several with weights, "
+            "`a.csv=0.7 b.csv=0.3`, are mixed: so many of the training rows come from each."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
@@ -192,12 +205,73 @@ class DataArguments:
             "runs with several seeds share one test split."
         },
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the rows while training, in place of loading them first: memory stays flat, however large "
+            "the data. Needs `max_steps`, and `class_names` unless the label column is a ClassLabel."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={"help": "With `streaming`, rows are drawn at random from the next so many; 1: no shuffling."},
+    )
+    class_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The names of the classes in the order of their ids: `cat dog`. Default: those of the label "
+            "column. (Not `label_names`, which is the Trainer's.)"
+        },
+    )
+    max_audio_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Longer audio is cropped to so many seconds: anywhere in training, in the middle else. Default: "
+            "what the encoder can take, if it has a limit."
+        },
+    )
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "What a row does that cannot be used (a broken or missing file, no label). `raise`: it stops the "
+            "run where it is met. `skip`: every file is read once before training, and such rows are left out, named "
+            "in a warning and in `output_dir/broken_rows.jsonl`.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that look for broken rows (`on_error: skip`). Default: one per CPU core."},
+    )
 
     def __post_init__(self) -> None:
         if not self.dataset_name:
-            raise ValueError("The recipe names no data. Add `dataset_name`, e.g. `dataset_name: sample:image_text`.")
+            raise ValueError(
+                "The recipe names no data. Add `dataset_name`, e.g. `dataset_name: sample:image_text` (on the command "
+                "line `--data my.csv`)."
+            )
+        if isinstance(self.dataset_name, Mapping):
+            self.dataset_name = {name: _weight(name, weight) for name, weight in self.dataset_name.items()}
+        for name in ("shuffle_buffer_size", "max_audio_seconds", "preprocessing_num_workers"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}: expected a number above 0, got {value!r}.")
         if isinstance(self.column_mapping, str):
             raise ValueError(
                 "column_mapping: expected one `name: column` per modality (on the command line "
                 f"`image=img text=caption`), got {self.column_mapping!r}."
             )
+
+
+def _weight(name: str, weight: Any) -> float:
+    """A data set's share in a mixture; YAML and the shell may give text."""
+    try:
+        number = float(weight)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(
+            f"dataset_name: expected a weight above 0 for {name!r}, got {weight!r}. Several data sets are written "
+            "`dataset_name: {a.csv: 0.7, b.csv: 0.3}` (here `--dataset_name a.csv=0.7 b.csv=0.3`)."
+        )
+    return number

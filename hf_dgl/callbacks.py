@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .adaptive import Explained
 from .checkpoints import newest_complete
 
 
@@ -39,6 +41,45 @@ class SaveAfterTheEpoch(TrainerCallback):
     ) -> None:
         control.should_save |= self._waits
         self._waits = False
+
+
+class RememberExplained(TrainerCallback):
+    """Keeps the running shares of [`Explained`] in a checkpoint's `trainer_state.json`, and goes on from them.
+
+    Args:
+        explained: Gives what is kept; None: nothing is.
+
+    Example:
+
+        >>> trainer.add_callback(RememberExplained(lambda: trainer.explained))
+    """
+
+    _KEY = "Explained"
+
+    def __init__(self, explained: Callable[[], Explained | None]) -> None:
+        self._explained = explained
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        explained, kept = self._explained(), state.stateful_callbacks.get(self._KEY)
+        if explained is not None and kept is not None:
+            explained.load_state_dict(kept)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._keep(state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._keep(state, control)
+
+    def _keep(self, state: TrainerState, control: TrainerControl) -> None:
+        explained = self._explained()
+        if explained is not None and control.should_save:
+            state.stateful_callbacks[self._KEY] = explained.state_dict()
 
 
 class StopWhenNotFinite(TrainerCallback):

@@ -8,6 +8,7 @@ the newest *complete* one, and moves half-written ones out of the way (`save_tot
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
@@ -16,9 +17,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -166,6 +168,23 @@ def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
 
 
 @contextmanager
+def under_its_own_names(model: Any) -> Iterator[None]:
+    """Inside, `model.save_pretrained` writes the weights under the names that they have in the model.
+
+    Upstream writes those of some architectures (LLaVA, Mllama, ...) under the names of older releases, and `Trainer`
+    resumes without translating them back: it would go on from weights that were never trained.
+    """
+    if not isinstance(model, PreTrainedModel):
+        yield
+        return
+    model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.save_pretrained
+
+
+@contextmanager
 def replaced_at_once(folder: str | os.PathLike[str]) -> Iterator[str]:
     """Gives a folder to save a model into, whose files replace those of `folder` when the block ends.
 
@@ -228,5 +247,5 @@ def explaining_a_full_disk(output_dir: str | os.PathLike[str]) -> Iterator[None]
 def _is_about_writing(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # torch's writer says "unexpected pos 576 vs 534" when the disk is full, and nothing else.
-    return "No space left on device" in str(error) or "inline_container" in str(error)
+    # torch's writer says "unexpected pos 576 vs 534" or "iostream error" when the disk is full, and nothing else.
+    return any(sign in str(error) for sign in ("No space left on device", "inline_container", "iostream error"))

@@ -113,23 +113,32 @@ def _analyse(
     output: Any, calls: Mapping[Call, list[Any]], partition: Partition, parameters: Mapping[int, str]
 ) -> dict[str, Cut]:
     modality_of = {path: name for name, found in partition.encoders.items() for path in found}
-    exit_of = {node: call for call, nodes in calls.items() for node in nodes}
+    every_exit = {node: call for call, nodes in calls.items() for node in nodes}
     loss = loss_of(output)
     roots = _nodes(output if loss is None else loss)
-    reached = list(_walk(roots, stop=exit_of))
     exits: dict[str, set[Call]] = {}
-    for node in reached:
-        if node in exit_of:
-            exits.setdefault(modality_of[exit_of[node][0]], set()).add(exit_of[node])
     obstacles: dict[str, str] = {}
-    for name in _leaf_names(reached, parameters):
-        for owner in partition.owners[name]:
-            obstacles.setdefault(
-                owner, f"parameter {name!r} reaches the fusion without passing through the encoder's output"
-            )
-    for modality, found in exits.items():
-        if modality not in obstacles:
-            obstacles[modality] = _behind_exits(modality, found, calls, exit_of, partition, parameters)
+    while True:
+        # An encoder that runs again is no end of the walk: layers that read the image between them (BLIP's text
+        # encoder by name) have the image's exit behind theirs.
+        exit_of = {node: call for node, call in every_exit.items() if modality_of[call[0]] not in obstacles}
+        known = len(obstacles)
+        reached = list(_walk(roots, stop=exit_of))
+        for node in reached:
+            if node in exit_of:
+                exits.setdefault(modality_of[exit_of[node][0]], set()).add(exit_of[node])
+        for name in _leaf_names(reached, parameters):
+            for owner in partition.owners[name]:
+                obstacles.setdefault(
+                    owner, f"parameter {name!r} reaches the fusion without passing through the encoder's output"
+                )
+        for modality, found in exits.items():
+            if modality not in obstacles:
+                obstacle = _behind_exits(modality, found, calls, exit_of, partition, parameters)
+                if obstacle:
+                    obstacles[modality] = obstacle
+        if len(obstacles) == known:
+            break
     return {
         modality: Cut(frozenset(exits.get(modality, ())), obstacles.get(modality, ""))
         for modality in {*exits, *obstacles}

@@ -43,11 +43,15 @@ _NO_DATA_PARALLEL = "nn.DataParallel replicates modules and breaks the routing. 
 
 
 class Method(NamedTuple):
-    """The three settings that make a method; `alpha` is None where the user chooses it."""
+    """The three settings that make a method; `alpha` is None where the user chooses it.
+
+    With `adaptive`, `alpha` is a factor of weights that follow the training (`adaptive.py`).
+    """
 
     alpha: float | None
     multimodal_to_encoders: float
     unimodal_to_fusion: bool
+    adaptive: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -56,16 +60,18 @@ METHODS: dict[str, Method] = {
     "multimodal_truncation": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=True),
     "unimodal_truncation": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
     "dgl": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=False),
+    "adaptive_dgl": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False, adaptive=True),
 }
 """The paper's method, its ablations and plain joint training, as settings of [`disentangle`]."""
 
 
 def disentangle(
     model: nn.Module,
-    modalities: Mapping[str, Any],
+    modalities: Mapping[str, Any] | str,
     alpha: float | Mapping[str, float] = 1.0,
     multimodal_to_encoders: float | Mapping[str, float] = 0.0,
     unimodal_to_fusion: bool = False,
+    example_batch: Mapping[str, Any] | None = None,
 ) -> Disentangled:
     """Makes `model` train with disentangled gradients until `handle.remove()`.
 
@@ -76,7 +82,8 @@ def disentangle(
     Args:
         model: Any module whose forward is given all modalities and returns a dict, a dataclass such as `ModelOutput`,
             a tuple or a tensor. A `loss` entry is used if there is one; otherwise see [`Disentangled.loss`].
-        modalities: Name -> [`Modality`], a dict of its fields, or just the path of its encoder module.
+        modalities: Name -> [`Modality`], a dict of its fields, or just the path of its encoder module. `"auto"`: found
+            by watching the model on `example_batch`, checked there, and logged ([`hf_dgl.dataflow.propose`]).
         alpha: Weight of the unimodal losses (α of the paper, 2-5 there under SGD), one number or one per modality. 0
             skips that modality's pass. Optimisers of the Adam family are invariant to it, except through gradient
             clipping.
@@ -84,6 +91,7 @@ def disentangle(
             number or one per modality. 0 is the paper's *multimodal gradient truncation*.
         unimodal_to_fusion: Whether the unimodal losses may train the fusion too. False is the paper's *unimodal
             gradient truncation*.
+        example_batch: For `modalities="auto"`: keyword arguments of the model, with labels, on its device.
 
     Raises:
         ValueError: unknown module paths, patterns or modality names, values out of range, `nn.DataParallel`.
@@ -95,6 +103,14 @@ def disentangle(
         >>> out.loss.backward()
         >>> handle.remove()
     """
+    if isinstance(modalities, str):
+        if modalities != "auto":
+            raise ValueError(
+                f"`modalities` must be 'auto' or a dict such as {{'image': 'vision_model'}}, got {modalities!r}."
+            )
+        from .dataflow import find_modalities  # it uses this module
+
+        modalities = find_modalities(_unwrap(model), example_batch).modalities
     return Disentangled(model, modalities, alpha, multimodal_to_encoders, unimodal_to_fusion)
 
 
@@ -104,7 +120,8 @@ class Disentangled:
     Attributes:
         model: The model that the hooks sit on (the one inside a DDP wrapper).
         partition: Which modules and parameters belong to which modality.
-        alpha, multimodal_to_encoders: One number per modality; may be changed between steps.
+        alpha, multimodal_to_encoders: One number per modality; may be changed between steps. An `alpha` may also be a
+            scalar tensor on the model's device: then nothing waits for its value.
         cuts: For each modality that was trained so far, how it meets the fusion: reused or run again, and why.
     """
 
@@ -205,7 +222,7 @@ class Disentangled:
             total, trainable = sum(p.numel() for p in unique), sum(p.numel() for p in unique if p.requires_grad)
             line = f"{group}: {total:,} parameters, {trainable:,} trainable"
             if group != FUSION:
-                line += f", alpha {self.alpha[group]:g}, share {self.multimodal_to_encoders[group]:g}"
+                line += f", alpha {float(self.alpha[group]):g}, share {self.multimodal_to_encoders[group]:g}"
                 line += f"; {self._cut_in_words(group)}"
             lines.append(line)
         return "\n".join(lines)
@@ -258,7 +275,8 @@ class Disentangled:
             return
         call = self._bind(args, kwargs)
         present = [name for name, modality in self.partition.modalities.items() if _is_present(modality.inputs, call)]
-        cuts: dict[str, Cut] = {}
+        # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
+        cuts: dict[str, Cut] = {} if training else self.cuts
         if training:
             passes = self._passes(present, cuts)
             if len(passes) == 1 and passes[0].trains >= set(present):
@@ -316,7 +334,7 @@ class Disentangled:
         trainable = self._trainable_groups()
         unimodal = []
         for name in present:
-            if self.alpha[name] == 0:
+            if not isinstance(self.alpha[name], torch.Tensor) and self.alpha[name] == 0:
                 continue
             if name not in trainable:
                 self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")

@@ -14,27 +14,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
-from transformers import PreTrainedConfig, enable_full_determinism, set_seed
+from datasets import Dataset, DatasetDict, IterableDataset
+from transformers import AutoConfig, PreTrainedConfig, enable_full_determinism, set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_dgl.adapters import ADAPTER_FILES, add_adapters, check_settings, load_model, quantized
 from hf_dgl.checkpoints import explaining_a_full_disk, newest_complete
-from hf_dgl.data import CrossModalCollator, LabelSpec, load_data
+from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, load_data, prepare_splits
+from hf_dgl.data.labels import SINGLE_LABEL
+from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
+from hf_dgl.native import TEXT, NativeProcessor, class_of, is_native, load_native, load_trained
 from hf_dgl.recipe import Recipe
 from hf_dgl.results import Table, plain_metrics, results_table
 from hf_dgl.trainer import DGLTrainer
 from hf_dgl.training_args import DGLTrainingArguments
+from hf_dgl.training_report import write_report
 
 logger = logging.get_logger(__name__)
 
+_TOKENIZER_ROWS = 10_000  # of a stream, for the vocabulary of a text encoder from scratch
 
+_DATA_ARGUMENTS_OF_LATER_STEPS = (  # which need the labels, or to know which encoder reads the rows
+    "class_names max_audio_seconds on_error preprocessing_num_workers shuffle_buffer_size"
+).split()
 _EVALUATION_ARGUMENTS = (
-    "method seed use_cpu bf16 fp16 bf16_full_eval fp16_full_eval disable_tqdm log_level per_device_eval_batch_size "
-    "dataloader_num_workers eval_accumulation_steps"
+    "method partition seed use_cpu bf16 fp16 bf16_full_eval fp16_full_eval disable_tqdm log_level "
+    "per_device_eval_batch_size dataloader_num_workers eval_accumulation_steps"
 ).split()
 
 
@@ -49,8 +57,8 @@ class FinetuneResult:
         output_dir: Where everything was saved.
     """
 
-    model: CrossModalForSequenceClassification
-    processor: CrossModalProcessor
+    model: Any
+    processor: CrossModalProcessor | NativeProcessor
     trainer: DGLTrainer
     metrics: dict[str, dict[str, float]]
     output_dir: str
@@ -62,14 +70,17 @@ class FinetuneResult:
 
     def table(self) -> Table:
         """The scores as a table: fused and each modality alone, before, after and on the test split."""
-        return results_table(self.metrics, self.processor.modalities, str(self.model.config.problem_type))
+        assert self.trainer.disentangled is not None
+        modalities = list(self.trainer.disentangled.partition.modalities)
+        return results_table(self.metrics, modalities, self.model.config.problem_type or SINGLE_LABEL)
 
 
 def finetune(recipe: Recipe) -> FinetuneResult:
     """Fine-tunes as the recipe says and saves everything into its `output_dir`.
 
     Written there, by the main process: the model (`config.json`, `model.safetensors`), the processor, `README.md` (the
-    model card), `metrics.json`, `recipe.yaml` (the recipe as it was run, without tokens), the Trainer's checkpoints.
+    model card) with its pictures, `report.html`, `metrics.json`, `recipe.yaml` (the recipe as it was run, without
+    tokens), the Trainer's checkpoints.
 
     Args:
         recipe: From `load_recipe` or `make_recipe`.
@@ -90,15 +101,17 @@ def finetune(recipe: Recipe) -> FinetuneResult:
     if recipe.model.merges_adapters and training.push_to_hub and training.hub_strategy != HubStrategy.END:
         training.hub_strategy = HubStrategy.END
         logger.info("`hub_strategy: end`: adapters that are pushed on the way would stay beside the merged model.")
+    if recipe.data.streaming and training.max_steps <= 0:
+        raise ValueError(
+            "streaming: nobody knows how long a stream is, so say how many steps to train, e.g. `--max_steps 1000` "
+            f"(got max_steps={training.max_steps}). An epoch has rows / per_device_train_batch_size steps."
+        )
     _prepare(training)
     with _token_kept_out_of_files(training):
-        wanted: Any = recipe.model.encoders or {}
-        encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
-        splits = load_splits(recipe, list(encoders) or _saved_processor(recipe).modalities)
-        labels = LabelSpec.from_dataset(splits["train"], recipe.model.problem_type)
-        processor = build_processor(recipe, encoders, splits["train"])
-        model = build_model(recipe, encoders, labels)
-        trainer = _trainer(training, model, processor, labels.encode(splits))
+        parts = assemble(recipe)
+        splits = parts.splits
+        trainer = _trainer(training, parts.model, parts.processor, splits, parts.collator)
+        trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
         training.eval_on_start = checkpoint is None and "validation" in splits
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
@@ -107,7 +120,51 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         with explaining_a_full_disk(str(training.output_dir)):
             _save(trainer, recipe, metrics)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return FinetuneResult(model, processor, trainer, metrics, str(training.output_dir))
+    return FinetuneResult(model, parts.processor, trainer, metrics, str(training.output_dir))
+
+
+@dataclass
+class Parts:
+    """What a recipe names, put together: see [`assemble`].
+
+    Args:
+        model, processor: New, or as the recipe's checkpoint has them.
+        splits: `train`, `validation`, `test`, with encoded labels.
+        collator: From rows of `splits` to the model's arguments.
+    """
+
+    model: Any
+    processor: Any
+    splits: Mapping[str, Any]
+    collator: CrossModalCollator
+
+
+def assemble(recipe: Recipe) -> Parts:
+    """Data, processor and model of a recipe, ready to be trained.
+
+    Args:
+        recipe: From `load_recipe` or `make_recipe`.
+
+    Raises:
+        ValueError: on data, labels or encoders that do not fit (says what to type instead).
+
+    Example:
+
+        >>> parts = assemble(load_recipe("recipes/quickstart/image_text.yaml"))
+        >>> parts.model(**parts.collator([parts.splits["train"][0]])).loss
+    """
+    _check_streaming(recipe)
+    wanted: Any = recipe.model.encoders or {}
+    encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
+    splits = load_splits(recipe, list(encoders) or _saved_processor(recipe).modalities)
+    processor = build_processor(recipe, encoders, splits["train"])
+    splits = _prepared(splits, processor, recipe, is_training=True)
+    labels = _labels(recipe, splits["train"], processor)
+    model = build_model(recipe, encoders, labels)
+    splits = splits if labels is None else labels.encode(splits)
+    splits = shuffle_streams(splits, recipe.data.shuffle_buffer_size, recipe.data.dataset_seed)
+    splits = _countable(splits, recipe)
+    return Parts(model, processor, splits, _collator(model, processor, recipe.data.max_audio_seconds))
 
 
 def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None = None) -> dict[str, float]:
@@ -133,15 +190,18 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         str(model_id) if os.path.isdir(model_id) else wanted.output_dir,
         **{name: getattr(wanted, name) for name in _EVALUATION_ARGUMENTS},
     )
+    _check_streaming(recipe)
     _prepare(training)
-    model = load_model(model_id, token=recipe.model.token)
-    processor = CrossModalProcessor.from_pretrained(model_id, token=recipe.model.token)
+    model, processor = load_trained(str(model_id), token=recipe.model.token)
     if split not in (None, "train", "validation", "test"):
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
-    rows = load_splits(recipe, processor.modalities)[split]
-    rows = LabelSpec.from_config(model.config).encode(rows, split)
-    trainer = _trainer(training, model, processor, {})
+    splits = load_splits(recipe, processor.modalities)
+    rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
+    if not _writes_text(processor):
+        rows = LabelSpec.from_config(model.config).encode(rows, split)
+    rows = _countable({"evaluated": rows}, recipe)["evaluated"]
+    trainer = _trainer(training, model, processor, {}, _collator(model, processor, recipe.data.max_audio_seconds))
     return plain_metrics(trainer.predict(rows).metrics or {}, "test")
 
 
@@ -156,12 +216,50 @@ def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
         ValueError: if there is no such data set, split or column, or it is empty.
     """
     wanted = dataclasses.asdict(recipe.data)
+    for name in _DATA_ARGUMENTS_OF_LATER_STEPS:
+        del wanted[name]
     seed, revision = wanted.pop("dataset_seed"), wanted.pop("dataset_revision")
     with recipe.training.main_process_first(desc="reading the data"):
         return load_data(**wanted, modalities=modalities, seed=seed, revision=revision, token=recipe.model.token)
 
 
-def build_processor(recipe: Recipe, encoders: Mapping[str, Any], train_dataset: Dataset) -> CrossModalProcessor:
+def _check_streaming(recipe: Recipe) -> None:
+    """What several processes need to share a stream."""
+    if not recipe.data.streaming or recipe.training.world_size == 1:
+        return
+    if recipe.data.max_eval_samples is None:
+        raise ValueError(
+            "streaming: several processes score a split exactly only if they know its length. Say how many rows to "
+            "evaluate on, e.g. `--max_eval_samples 2000` (they are kept in memory)."
+        )
+    accelerator_config: Any = recipe.training.accelerator_config
+    accelerator_config.dispatch_batches = False  # each process takes its rows itself: texts differ in length
+
+
+def _countable(splits: Any, recipe: Recipe) -> Any:
+    """With several processes: streams to evaluate on as data sets with a length."""
+    if not recipe.data.streaming or recipe.training.world_size == 1:
+        return splits
+    count = recipe.data.max_eval_samples or 0
+    return {name: part if name == "train" else head(part, count) for name, part in splits.items()}
+
+
+def _prepared(splits: Any, processor: Any, recipe: Recipe, is_training: bool) -> Any:
+    return prepare_splits(
+        splits,
+        processor,
+        on_error=recipe.data.on_error,
+        max_audio_seconds=recipe.data.max_audio_seconds,
+        num_workers=recipe.data.preprocessing_num_workers,
+        output_dir=recipe.training.output_dir if is_training else None,
+        is_training=is_training,
+        is_main_process=recipe.training.process_index == 0,
+    )
+
+
+def build_processor(
+    recipe: Recipe, encoders: Mapping[str, Any], train_dataset: Dataset
+) -> CrossModalProcessor | NativeProcessor:
     """The checkpoints' own processors, and default ones for encoders that are built from scratch.
 
     Args:
@@ -171,18 +269,34 @@ def build_processor(recipe: Recipe, encoders: Mapping[str, Any], train_dataset: 
     """
     if not encoders:
         return _saved_processor(recipe)
+    if isinstance(train_dataset, IterableDataset):
+        train_dataset = head(train_dataset, _TOKENIZER_ROWS)
     sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
     return CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
 
 
-def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec) -> Any:
+def _labels(recipe: Recipe, train_dataset: Any, processor: Any) -> LabelSpec | None:
+    """What the labels mean; None where the model writes them as text."""
+    if _writes_text(processor):
+        return None
+    return LabelSpec.from_dataset(train_dataset, recipe.model.problem_type, class_names=recipe.data.class_names)
+
+
+def _writes_text(processor: Any) -> bool:
+    return isinstance(processor, NativeProcessor) and processor.head == TEXT
+
+
+def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec | None) -> Any:
     """The recipe's encoders and fusion, with a head for these labels; inside a `PeftModel` if the recipe wants LoRA.
 
     Args:
         recipe: Its `model` holds the fusion's settings.
         encoders: Modality -> what [`resolve_encoder`] gave; none: the model of `model_name_or_path`.
-        labels: From the training split.
+        labels: From the training split; None for a checkpoint that writes text.
     """
+    if not encoders and is_native(str(recipe.model.model_name_or_path), **_hub_kwargs(recipe)):
+        return _native_model(recipe, labels)
+    assert labels is not None
     head: dict[str, Any] = {
         "num_labels": labels.num_labels,
         "id2label": labels.id2label,
@@ -214,16 +328,22 @@ def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, e
     )
 
 
-def _saved_processor(recipe: Recipe) -> CrossModalProcessor:
-    source = str(recipe.model.model_name_or_path)
-    try:
-        return CrossModalProcessor.from_pretrained(source, **_hub_kwargs(recipe))
-    except (ValueError, OSError) as error:
+def _native_model(recipe: Recipe, labels: LabelSpec | None) -> Any:
+    if recipe.model.peft is not None:
         raise ValueError(
-            f"model_name_or_path: expected a model that hf_dgl saved, and cannot read {source!r} as one ({error}). "
-            "Other multimodal checkpoints cannot be named in a recipe yet: use `encoders`, or give the model and its "
-            "`modalities` to DGLTrainer."
-        ) from error
+            "peft: LoRA is offered for models that are built from `encoders`. For a multimodal checkpoint give "
+            "DGLTrainer the model that `peft.get_peft_model` returns."
+        )
+    source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
+    kind = class_of(AutoConfig.from_pretrained(source, **hub), recipe.model.model_class)
+    return load_native(source, kind, labels, **hub)
+
+
+def _saved_processor(recipe: Recipe) -> CrossModalProcessor | NativeProcessor:
+    source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
+    if is_native(source, **hub):
+        return NativeProcessor.from_pretrained(source, recipe.model.model_class, **hub)
+    return CrossModalProcessor.from_pretrained(source, **hub)
 
 
 def _hub_kwargs(recipe: Recipe) -> dict[str, Any]:
@@ -238,18 +358,27 @@ def _prepare(training: DGLTrainingArguments) -> None:
         training.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns at every data loader
 
 
+def _collator(model: Any, processor: Any, max_audio_seconds: float | None = None) -> CrossModalCollator:
+    labels = None if _writes_text(processor) else LabelSpec.from_config(model.config)
+    kind = NativeCollator if isinstance(processor, NativeProcessor) else CrossModalCollator
+    return kind(processor, labels, max_audio_seconds)
+
+
 def _trainer(
     training: DGLTrainingArguments,
-    model: CrossModalForSequenceClassification,
-    processor: CrossModalProcessor,
+    model: Any,
+    processor: Any,
     splits: Mapping[str, Dataset],
+    collator: CrossModalCollator,
 ) -> DGLTrainer:
+    if _writes_text(processor):  # there are no class scores, and what the model gives besides would fill the memory
+        training.prediction_loss_only = True
     return DGLTrainer(
         model=model,
         args=training,
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
-        data_collator=CrossModalCollator(processor, LabelSpec.from_config(model.config)),
+        data_collator=collator,
         processing_class=processor,
     )
 
@@ -275,8 +404,10 @@ def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> No
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if recipe.model.merges_adapters:
         _merge(trainer, recipe)
-    trainer.create_model_card()
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        write_report(str(trainer.args.output_dir))
+    trainer.create_model_card()
     trainer.save_model()  # last: with `push_to_hub` it uploads the folder
 
 

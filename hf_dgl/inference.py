@@ -1,116 +1,399 @@
-"""Any subset of a model's modalities in, labels and scores out."""
+"""Any subset of a model's modalities in, labels and scores out: a `transformers.Pipeline`.
+
+Upstream's class brings devices, dtypes, workers, streams of inputs and `batch_size`. Ours says what a row is, how rows
+become a batch (upstream pads flat tensors; our model's are grouped by modality), and what an answer looks like.
+
+    row -> preprocess (fetch, decode) -> _collate (processor) -> _forward (fused, each modality alone) -> postprocess
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
+from torch.utils.data import DataLoader, Subset
+from transformers import Pipeline, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from hf_dgl.adapters import load_model
-from hf_dgl.data import CrossModalCollator
-from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
+from hf_dgl.data import ROW_COLUMN
+from hf_dgl.data.collator import decode_value
+from hf_dgl.modalities import did_you_mean
+from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
+from hf_dgl.native import NativeProcessor, load_native
+
+TASK = "cross-modal-classification"
+"""Name under which `transformers.pipeline` knows [`CrossModalPipeline`], once this module is imported."""
+
+ON_ERROR = ("raise", "skip")
+_MAX_DOWNLOAD = 256 * 2**20  # bytes of one image or audio file
+_PREPROCESS, _FORWARD = ("timeout", "folder"), ("on_error", "unimodal")
 
 
-class CrossModalPipeline:
+def pipeline(model_id: str, **kwargs: Any) -> CrossModalPipeline:
+    """Loads a fine-tuned model, ready to label examples.
+
+    Args:
+        model_id: A folder that `hf-dgl train` wrote, or a Hub id.
+        **kwargs: Of [`CrossModalPipeline.from_pretrained`]: `device`, `dtype`, `batch_size`, `revision`, ...
+
+    Raises:
+        ValueError: if it is a model of another kind, or the device is not there.
+
+    Example:
+
+        >>> import hf_dgl
+        >>> hf_dgl.pipeline("outputs/image_text")(image="digit.png", text="an even digit", top_k=3)
+    """
+    return CrossModalPipeline.from_pretrained(model_id, **kwargs)
+
+
+class CrossModalPipeline(Pipeline):
     """Labels examples with a fine-tuned model, and says what each modality alone would have answered.
 
     Args:
-        model: On the device that is to be used.
+        model: A `CrossModalForSequenceClassification`, or a `PeftModel` around one.
         processor: The model's own.
+        **kwargs: Of `transformers.Pipeline`: `device` (default: the accelerator if there is one), `batch_size`,
+            `num_workers`; and defaults for what a call takes: `top_k`, `on_error`, ...
+
+    Raises:
+        ValueError: if the model is of another kind.
 
     Example:
 
         >>> pipeline = CrossModalPipeline.from_pretrained("outputs/image_text")
         >>> pipeline(image="digit.png", text="an even digit")
-        {'label': 'four', 'score': 0.9, 'scores': {...}, 'modalities': {'image': {'label': 'four', 'score': 0.8}, ...}}
+        {'label': 'four', 'score': 0.9, 'scores': {...}, 'modalities': {'image': {'label': 'four', ...}, 'text': ...}}
         >>> pipeline(text=["an even digit", "an odd digit"])  # no image: fine; two rows: a list of two answers
+        >>> for answer in pipeline(dataset, batch_size=32, num_workers=4):  # one by one, as they come
+        ...     print(answer["label"])
     """
 
-    def __init__(self, model: CrossModalForSequenceClassification, processor: CrossModalProcessor) -> None:
-        self.model = model.eval()
-        self.processor = processor
-        self.collator = CrossModalCollator(processor)
+    model: Any
+    processor: Any
+    _load_processor: Any = True  # what `transformers.pipeline` loads for us
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
+
+    def __init__(self, model: Any, processor: CrossModalProcessor | None = None, **kwargs: Any) -> None:
+        _check_is_ours(model.config.model_type, type(model).__name__)
+        if processor is None:
+            raise ValueError("A CrossModalPipeline needs the model's processor: CrossModalPipeline(model, processor).")
+        super().__init__(model=model.eval(), processor=processor, **{"task": TASK, **kwargs})
+        self.tokenizer = None  # upstream takes the processor's, which has one per modality
 
     @classmethod
     def from_pretrained(
-        cls, model_id: str, device: str | torch.device | None = None, **kwargs: Any
+        cls,
+        model_id: str,
+        device: str | int | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        **kwargs: Any,
     ) -> CrossModalPipeline:
         """Load a model and its processor.
 
         Args:
             model_id: A folder that `hf-dgl train` wrote (a whole model, or adapters), or a Hub id.
             device: Default: the accelerator if there is one, else the CPU.
-            **kwargs: For both `from_pretrained` (`revision`, `token`, ...).
+            dtype: Of the weights, e.g. `"bfloat16"`. Default: as they were saved.
+            batch_size, num_workers: Defaults for calls.
+            **kwargs: For both `from_pretrained` (`revision`, `token`, `trust_remote_code`, ...).
+
+        Raises:
+            ValueError: if it is a model of another kind, or the device or dtype is not there.
         """
-        device = device or torch.accelerator.current_accelerator() or "cpu"
-        model = load_model(model_id, **kwargs)
-        model.to(device)
-        return cls(model, CrossModalProcessor.from_pretrained(model_id, **kwargs))
+        config, _ = PreTrainedConfig.get_config_dict(model_id, **kwargs)
+        is_native = bool(config) and config.get("model_type") != CrossModalConfig.model_type
+        if device is not None:
+            _check_device(device)
+        if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"Got dtype {dtype!r}, expected float32, bfloat16 or float16.")
+        processor: Any
+        if is_native:
+            from .native_inference import NativePipeline  # which is a kind of this one
+
+            cls, processor = NativePipeline, NativeProcessor.from_pretrained(model_id, **kwargs)
+            model = load_native(model_id, processor.model_class, None, **kwargs)
+        else:
+            model, processor = load_model(model_id, **kwargs), CrossModalProcessor.from_pretrained(model_id, **kwargs)
+        if dtype is not None:
+            model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        return cls(model, processor, device=device, batch_size=batch_size, num_workers=num_workers)
 
     @property
     def modalities(self) -> list[str]:
         """Names of the modalities that the model knows."""
         return list(self.processor.modalities)
 
-    def __call__(self, **inputs: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        """Label one example, or a batch if lists are given.
+    def kind(self, modality: str) -> str:
+        """`"text"`, `"audio"` or `"image"`: what a modality's values are, whatever it is called."""
+        if self.processor.sampling_rate(modality) is not None:
+            return "audio"
+        is_text = isinstance(self.processor.processors[modality], PreTrainedTokenizerBase)
+        return "text" if is_text else "image"
+
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Label one example, or many.
 
         Args:
-            **inputs: By modality: an image (PIL or path), a text, an audio (path, or a 1-D float array at the
-                processor's sampling rate), or a list of these, with None where a row lacks the modality.
+            inputs: A row (`{"image": ..., "text": ...}`; other keys are not read), or a list, a generator, a
+                `datasets.Dataset` or a torch `Dataset` of rows. Or give the modalities by name:
+            **kwargs: By modality its value, or a list of values with None where a row lacks the modality. An image: a
+                file, an http(s) address, a PIL image, a uint8 array. An audio: likewise, a 1-D float array at the
+                processor's sampling rate, or `{"array": ..., "sampling_rate": ...}`. A text: a string. And:
+                - top_k: `scores` holds only the so many best, best first. Default: all, in the model's order.
+                - unimodal: False leaves out what each modality alone says, which takes half of the time.
+                - on_error: `"skip"`: a row that cannot be read is answered by `{"error": message}`. Default `"raise"`.
+                - folder: what relative paths are relative to. Default: the working directory.
+                - timeout: seconds that a server may be silent. Default: 10.
+                - batch_size, num_workers: as upstream. Default: 1, except a batch given by name: 8; and no workers.
 
         Returns:
-            Per example `label`, `score`, `scores` (label -> probability), and `modalities`: label and score by each
-            modality that was given, alone. For a multi-label model `label` is the list of labels with a probability of
-            at least one half; for regression there is a `score` only.
+            Per example `label`, `score`, `scores` (label -> probability), and `modalities`: the same by each modality
+            that was given, alone. For a multi-label model `label` is the list of labels with a probability of at least
+            one half; for regression there is a `score` (or, with several outputs, `scores`) only. One answer for one
+            row; a list for lists; an iterator, read as it goes, for data sets and generators.
 
         Raises:
-            ValueError: on an unknown modality, lists of different lengths, or an example without any modality.
+            ValueError: on an unknown modality, lists of different lengths, an example without any modality, a file or
+                address that cannot be read (says which, and of which row).
         """
-        is_batch = any(isinstance(value, list) for value in inputs.values())
-        rows = self._rows({name: value if isinstance(value, list) else [value] for name, value in inputs.items()})
-        answers = self._answer(rows)
-        return answers if is_batch else answers[0]
+        named = {name: kwargs.pop(name) for name in list(kwargs) if name in self.modalities}
+        if inputs is not None and named:
+            raise ValueError(f"Got rows and {list(named)}: give either rows, or their modalities by name.")
+        if inputs is None:
+            self._sanitize_parameters(
+                **{key: kwargs[key] for key in kwargs if key not in ("batch_size", "num_workers")}
+            )
+            inputs = self._rows(named)
+            if isinstance(inputs, list) and self._batch_size is None:
+                kwargs.setdefault("batch_size", 8)
+        elif isinstance(inputs, list) and not inputs:
+            return []
+        elif isinstance(inputs, datasets.Dataset):
+            inputs = Subset(inputs, range(len(inputs)))  # which upstream knows as a data set
+        elif isinstance(inputs, datasets.IterableDataset):
+            inputs = (row for row in inputs)
+        return super().__call__(inputs, **kwargs)
 
-    def _rows(self, columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-        for name in columns:
-            if name not in self.modalities:
-                raise ValueError(f"Unknown modality {name!r}: this model has {self.modalities}.")
-        lengths = {name: len(values) for name, values in columns.items()}
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Saves model and processor; [`pipeline`] and `transformers.pipeline` load them."""
+        # Upstream's would save this class, too, so that `transformers` runs it from there; and no processor.
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    def _rows(self, columns: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
+        """One row, or rows that know their number if any value is a list."""
+        lengths = {name: len(values) for name, values in columns.items() if isinstance(values, list)}
+        if not lengths:
+            return dict(columns)
+        lengths |= {name: 1 for name in columns if name not in lengths}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Every modality needs as many entries as the others, got {lengths}.")
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        if not rows or any(all(value is None for value in row.values()) for row in rows):
-            raise ValueError(f"Every example needs at least one of the modalities {self.modalities}.")
-        return rows
+        lists = [values if isinstance(values, list) else [values] for values in columns.values()]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+        if not rows:
+            raise ValueError(f"Every example needs at least one of the modalities {self.modalities}, got no rows.")
+        return [{**row, ROW_COLUMN: number} for number, row in enumerate(rows)]
 
-    @torch.no_grad()
-    def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        batch = {name: self._to_device(part) for name, part in self.collator(rows).items() if part is not None}
-        fused = self._read(self.model(**batch).logits)
-        alone = {name: self._read(self.model(**{name: part}).logits) for name, part in batch.items()}
-        for index, (row, answer) in enumerate(zip(rows, fused, strict=True)):
-            answer["modalities"] = {
-                name: {key: answers[index][key] for key in ("label", "score") if key in answers[index]}
-                for name, answers in alone.items()
-                if row.get(name) is not None
-            }
-        return fused
+    # ------------------------------------------------------------------------------- what upstream's class asks for
 
-    def _to_device(self, part: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.model.device) for name, tensor in part.items()}
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        known = [*_PREPROCESS, *_FORWARD, "top_k"]
+        for name in kwargs:
+            if name not in known:
+                names = [*self.modalities, *known, "batch_size", "num_workers"]
+                raise ValueError(
+                    f"Unknown modality {name!r}: this model has {self.modalities}{did_you_mean(name, names)}"
+                )
+        if kwargs.get("on_error", "raise") not in ON_ERROR:
+            raise ValueError(f"on_error: expected one of {list(ON_ERROR)}, got {kwargs['on_error']!r}.")
+        top_k = kwargs.get("top_k")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k: expected a number of labels, at least 1, got {top_k!r}.")
+        groups = (_PREPROCESS, _FORWARD, ("top_k",))
+        preprocess, forward, postprocess = [{key: kwargs[key] for key in group if key in kwargs} for group in groups]
+        return preprocess, forward, postprocess
 
-    def _read(self, logits_BC: torch.Tensor) -> list[dict[str, Any]]:
-        """Logits of a batch (B rows, C classes) -> one answer per row."""
+    def run_single(self, inputs: Any, *params: Any) -> Any:
+        return next(self.get_iterator([inputs], 0, 1, *params))
+
+    def get_iterator(
+        self,
+        inputs: Iterable[Any],
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        """Upstream's, but with our batches, and `postprocess` once per batch."""
+        is_sized = isinstance(inputs, Sized)
+        rows: Any = (PipelineDataset if is_sized else PipelineIterator)(inputs, self.preprocess, preprocess_params)
+        num_workers = num_workers if is_sized else 0  # each worker would read a stream from its start
+        loader = DataLoader(rows, num_workers=num_workers, batch_size=batch_size, collate_fn=self._collate)
+        for batch in loader:
+            yield from self.postprocess(self.forward(batch, **forward_params), **postprocess_params)
+
+    def preprocess(  # type: ignore[override]
+        self, input_: Any, timeout: float = 10.0, folder: str | Path | None = None
+    ) -> dict[str, Any]:
+        """A row -> `{"values": what each modality's processor takes, "error": None, or why there is none}`."""
+        try:
+            return {"values": self._decode(input_, timeout, folder), "error": None}
+        except ValueError as error:  # raised in `_forward`: from a worker it would come with that one's traceback
+            return {"values": {}, "error": str(error)}
+
+    def _decode(self, row: Any, timeout: float, folder: str | Path | None) -> dict[str, Any]:
+        if not isinstance(row, Mapping):
+            example = dict.fromkeys(self.modalities, "...")
+            raise ValueError(f"A row is a dictionary by modality, e.g. {example}; got {type(row).__name__}.")
+        where = f"Row {row[ROW_COLUMN]}" if ROW_COLUMN in row else ""
+        values = {}
+        for name in self.modalities:
+            value = row.get(name)
+            if value is None or isinstance(value, float) and value != value:  # an empty cell of a table
+                continue
+            try:
+                if self.kind(name) != "text":
+                    value = _located(value, timeout, folder)
+                values[name] = decode_value(self.processor, name, value)
+            except ValueError as error:
+                raise ValueError(f"{where}{', ' if where else ''}{name!r}: {error}") from error
+        if not values:
+            found = [key for key in row if key != ROW_COLUMN]
+            raise ValueError(
+                f"{where}{': ' if where else ''}Every example needs at least one of the modalities {self.modalities}, "
+                f"got {found or 'nothing'}{' without a value' if set(found) & set(self.modalities) else ''}."
+            )
+        return values
+
+    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [item["values"] for item in items if item["error"] is None]
+        inputs = self.processor(**{name: [row.get(name) for row in rows] for name in self.modalities})
+        return {"inputs": inputs, "given": [list(row) for row in rows], "errors": [item["error"] for item in items]}
+
+    def _forward(  # type: ignore[override]
+        self, input_tensors: Any, on_error: str = "raise", unimodal: bool = True
+    ) -> dict[str, Any]:
+        errors = [error for error in input_tensors["errors"] if error is not None]
+        if errors and on_error == "raise":
+            raise ValueError(errors[0])
+        inputs = {
+            name: {key: value.to(self.dtype) if value.is_floating_point() else value for key, value in part.items()}
+            for name, part in input_tensors["inputs"].items()
+        }
+        rest = {"given": input_tensors["given"], "errors": input_tensors["errors"]}
+        if not inputs:  # no row of this batch could be read
+            return {"fused": None, "alone": {}, **rest}
+        fused = self.model(**inputs).logits
+        names = list(inputs) if unimodal else []
+        alone = {name: fused if len(inputs) == 1 else self.model(**{name: inputs[name]}).logits for name in names}
+        return {"fused": fused, "alone": alone, **rest}
+
+    def postprocess(self, model_outputs: Any, top_k: int | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
+        """What the model says of a batch -> one answer per row."""
+        fused = [] if model_outputs["fused"] is None else self._read(model_outputs["fused"], top_k)
+        alone = {name: self._read(logits, top_k) for name, logits in model_outputs["alone"].items()}
+        for index, (answer, given) in enumerate(zip(fused, model_outputs["given"], strict=True)):
+            if alone:
+                answer["modalities"] = {name: alone[name][index] for name in given}
+        answers = iter(fused)
+        return [next(answers) if error is None else {"error": error} for error in model_outputs["errors"]]
+
+    def _read(self, logits_BC: torch.Tensor, top_k: int | None) -> list[dict[str, Any]]:
+        """Logits of a batch (B rows, C outputs) -> one answer per row."""
         problem_type, names = self.model.config.problem_type, self.model.config.id2label
-        if problem_type == "regression":
-            return [{"score": value} for value in logits_BC.squeeze(-1).tolist()]
-        multi_label = problem_type == "multi_label_classification"
+        logits_BC, num_outputs = logits_BC.float(), logits_BC.shape[1]
+        is_regression = problem_type == "regression" or problem_type is None and num_outputs == 1  # upstream's rule
+        if is_regression and num_outputs == 1:
+            return [{"score": value} for (value,) in logits_BC.tolist()]
+        if is_regression:
+            return [{"scores": {names[i]: value for i, value in enumerate(row)}} for row in logits_BC.tolist()]
+        is_multi_label = problem_type == "multi_label_classification"
         answers = []
-        for row in (logits_BC.sigmoid() if multi_label else logits_BC.softmax(-1)).tolist():
+        for row in (logits_BC.sigmoid() if is_multi_label else logits_BC.softmax(-1)).tolist():
             scores = {names[index]: score for index, score in enumerate(row)}
             best = max(scores, key=scores.__getitem__)
-            label = [name for name, score in scores.items() if score >= 0.5] if multi_label else best
-            answers.append({"label": label, "score": scores[best], "scores": scores})
+            label = [name for name, score in scores.items() if score >= 0.5] if is_multi_label else best
+            answer = {"label": label, "score": scores[best]}
+            if top_k is not None:
+                scores = dict(sorted(scores.items(), key=lambda item: -item[1])[:top_k])
+            answers.append({**answer, "scores": scores})
         return answers
+
+
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, pipeline_class=CrossModalPipeline, pt_model=CrossModalForSequenceClassification, type="multimodal"
+)
+
+
+def _check_is_ours(model_type: str | None, what: str) -> None:
+    if model_type != CrossModalConfig.model_type:
+        raise ValueError(
+            f"{what} is a {model_type!r} model; expected one that hf_dgl built from encoders (model type "
+            f"{CrossModalConfig.model_type!r}). For a model with a fusion of its own use its class in transformers: "
+            "DGL leaves nothing in it."
+        )
+
+
+def _check_device(device: str | int | torch.device) -> None:
+    if device == -1:  # upstream's word for the CPU
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = torch.accelerator.current_accelerator()
+        raise ValueError(
+            f"Cannot use the device {str(device)!r}: {str(error).splitlines()[0].rstrip('.')}. Here there is: cpu"
+            f"{f', {here.type}' if here is not None else ''}."
+        ) from error
+
+
+def _located(value: Any, timeout: float, folder: str | Path | None) -> Any:
+    """A media value whose address is fetched, and whose relative path is told what it is relative to."""
+    if isinstance(value, str) and value.lower().startswith(("http://", "https://")):
+        return {"path": value, "bytes": fetch(value, timeout)}
+    return Path(folder, value) if folder is not None and isinstance(value, str) else value
+
+
+def fetch(url: str, timeout: float = 10.0) -> bytes:
+    """What lies at an http(s) address.
+
+    Args:
+        url: The address.
+        timeout: Seconds that the server may be silent.
+
+    Raises:
+        ValueError: names the address and what is wrong: no such server, no answer in time, an error page, too large.
+
+    Example:
+
+        >>> image = load_image(fetch("https://example.com/cat.png"))
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "hf_dgl"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            content = answer.read(_MAX_DOWNLOAD + 1)
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"Cannot fetch {url}: the server answered {error.code} {error.reason}.") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            reason = f"no answer within {timeout:g} seconds; more: timeout={2 * timeout:g}"
+        raise ValueError(f"Cannot fetch {url}: {reason}.") from error
+    if len(content) > _MAX_DOWNLOAD:
+        raise ValueError(f"Cannot fetch {url}: it is larger than {_MAX_DOWNLOAD // 2**20} MiB.")
+    return content

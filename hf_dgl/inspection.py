@@ -1,15 +1,17 @@
-"""What DGL makes of a model: its tree by modality and fusion, sizes, cut points, tied weights; as data, for any view."""
+"""What DGL makes of a model: its tree by modality and fusion, sizes, cut points, tied weights; as data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
+from .architectures import architecture_of, modalities_of
 from .checks import CheckError
-from .disentangle import Disentangled
+from .disentangle import Disentangled, disentangle
+from .groups import freeze
 from .modalities import FUSION
 
 
@@ -77,6 +79,7 @@ class Inspection:
         tied: Groups of names of one and the same parameter.
         checks: The report of [`hf_dgl.checks.check`], or why it failed; None if it was not asked for.
         passed: Whether the checks passed; None likewise.
+        absent, method, note: What the table of architectures says of the model; "" if it is not in it.
     """
 
     model_class: str
@@ -85,6 +88,9 @@ class Inspection:
     tied: list[list[str]]
     checks: str | None = None
     passed: bool | None = None
+    absent: str = ""
+    method: str = ""
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -112,6 +118,43 @@ def inspect_model(handle: Disentangled, batch: Mapping[str, Any] | None = None) 
     owners = {id(p): _group_name(handle.partition.owners[name]) for name, p in _all_names(handle.model)}
     tree = _node("", handle.model, owners, {}, _encoders(handle))
     return Inspection(type(handle.model).__name__, _groups(handle), tree, _tied(handle.model), checks, passed)
+
+
+def inspect_source(
+    source: str,
+    check: bool = False,
+    model_class: str | None = None,
+    partition: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Inspection:
+    """Describes what a user names: the work of `hf-dgl inspect`.
+
+    Args:
+        source: A recipe, a folder, a Hub id, or a class of the table (its default config, without weights).
+        check: Whether to run the checks: on rows of a recipe's data, or on generated ones.
+        model_class: Class to load a checkpoint as. Default: the one that it was saved from.
+        partition: For interleaved models. Default: the table's first, or the recipe's.
+        overrides: For a recipe, as on the command line of `hf-dgl train`.
+
+    Raises:
+        ValueError: if there is no such model, or DGL is undefined for it.
+
+    Example:
+
+        >>> inspect_source("LxmertForQuestionAnswering").groups["fusion"].share
+        0.37
+    """
+    from .inspectable import load_model_and_batch
+
+    model, batch, settings = load_model_and_batch(source, check, model_class, overrides)
+    base = getattr(model, "get_base_model", lambda: model)()
+    known = architecture_of(base)
+    modalities = modalities_of(base, partition or settings.pop("partition", None))
+    with disentangle(model, modalities, **settings.pop("disentangle", {})) as handle:
+        freeze(handle.partition, settings.pop("freeze", None) or [])
+        found = inspect_model(handle, batch)
+    found.absent, found.method, found.note = known.absent, known.method, known.note
+    return found
 
 
 def _all_names(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

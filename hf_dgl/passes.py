@@ -166,7 +166,7 @@ class Run:
         for modality, modules in self.partition.encoders.items():
             absent = self.partition.modalities[modality].absent
             if step.name in (MULTIMODAL, modality):
-                if self.training and not (modality in self.cuts and self.cuts[modality].reuse):
+                if not (modality in self.cuts and self.cuts[modality].reuse):
                     continue  # runs again
                 answer: Callable[[Any], Any] = _attached if modality in step.trains else _detached
             elif absent == "omit":

@@ -6,6 +6,11 @@ the defaults, the command line wins, an unknown key is an error:
 
     hf-dgl train recipes/quickstart/image_text.yaml --learning_rate 1e-4 --method joint --alpha image=1 text=2
 
+The command line alone is a recipe, too. `--data` is short for `--dataset_name`, and a modality's or label's column for
+an entry of `--column_mapping`:
+
+    hf-dgl train --data my.csv --image photo --text title --label kind --encoders image=... text=...
+
 The typing is that of upstream's `HfArgumentParser`, one key at a time, so that a mistake is reported with its key.
 """
 
@@ -33,6 +38,17 @@ _HINTS: dict[str, Any] = {
     f.name: get_type_hints(owner)[f.name] for owner in _OWNERS for f in dataclasses.fields(owner) if f.init
 }
 """Every key that a recipe may hold, with its type."""
+_MODALITY_WORDS = ("image", "text", "audio", "video")
+"""Modalities whose columns can be named before it is known which encoders there are."""
+
+WITHOUT_FILE: dict[str, Any] = {
+    "num_train_epochs": 10,
+    "eval_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+}
+"""What a command without recipe file has as defaults; all others are upstream's."""
 
 
 @dataclass
@@ -63,11 +79,12 @@ class Recipe:
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply the command line's overrides to it.
 
     Args:
         path: A flat YAML file whose keys are fields of `ModelArguments`, `DataArguments` or `DGLTrainingArguments`.
+            None: there is no file, the words say it all; a few defaults ([`WITHOUT_FILE`]) suit small data.
         overrides: Words of a command line: `--key value`, `--key=value`, `--flag`; `--key name=value name=value` for
             keys that hold a mapping, which changes the entries it names and leaves the others as the recipe has them.
 
@@ -79,14 +96,26 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
         >>> load_recipe("recipes/quickstart/image_text.yaml", ["--method", "joint", "--alpha", "image=1", "text=2"])
     """
-    path = Path(path)
-    values = {key: _typed(key, value) for key, value in _read_yaml(path).items()}
-    for key, words in read_overrides(overrides).items():
+    values = {key: _typed(key, value) for key, value in (WITHOUT_FILE if path is None else _read_yaml(path)).items()}
+    for key, words in read_overrides(overrides, list(_encoders_of(values))).items():
         value = _typed(key, _from_words(key, words))
         if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
             value = {**values[key], **value}
         values[key] = value
-    return _build(values, path.stem)
+    name = _name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
+    return _build(values, name)
+
+
+def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A command line's recipe file, if it begins with one, and its other words.
+
+    Example:
+
+        >>> split_words(["--data", "my.csv"])
+        (None, ['--data', 'my.csv'])
+    """
+    has_file = bool(words) and not words[0].startswith("-")
+    return (words[0], list(words[1:])) if has_file else (None, list(words))
 
 
 def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
@@ -106,8 +135,11 @@ def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
 
 def _build(values: dict[str, Any], name: str) -> Recipe:
     values = {"output_dir": os.path.join("outputs", name), **values}
+    used = dict(values)
+    if "LOCAL_RANK" not in os.environ:  # one process, which upstream would take for one of several (`hf-dgl evaluate`)
+        used.pop("ddp_backend", None)
     model, data, training = (
-        owner(**{f.name: values[f.name] for f in dataclasses.fields(owner) if f.name in values}) for owner in _OWNERS
+        owner(**{f.name: used[f.name] for f in dataclasses.fields(owner) if f.name in used}) for owner in _OWNERS
     )
     return Recipe(model=model, data=data, training=training, values=values)
 
@@ -124,9 +156,12 @@ def build_parser(prog: str = "hf-dgl train", exit_on_error: bool = True) -> argp
     return HfArgumentParser(
         groups,
         prog=prog,
-        usage="%(prog)s RECIPE [--key value | --key=value | --flag | --key name=value name=value] ...",
+        usage="%(prog)s RECIPE [--key value | --key=value | --flag | --key name=value name=value] ...\n"
+        "       %(prog)s --data my.csv --image COLUMN --text COLUMN --label COLUMN --encoders image=... text=... ...",
         description="Fine-tune as a recipe says. Every key below can stand in the recipe (`key: value`) or on the "
-        "command line, which wins.",
+        "command line, which wins. --data is short for --dataset_name, --image COLUMN (text, audio, any modality) and "
+        "--label COLUMN for entries of --column_mapping. The recipe may be left out; what is then not given is as "
+        "listed below, except for: " + " ".join(f"--{key} {value}" for key, value in WITHOUT_FILE.items()) + ".",
         exit_on_error=exit_on_error,
         allow_abbrev=False,
     )
@@ -146,7 +181,19 @@ def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: Tr
     return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    encoders = values.get("encoders")
+    return encoders if isinstance(encoders, Mapping) else {}
+
+
+def _name_of_data(dataset_name: Any) -> str:
+    """What the results of a command without recipe file are called: `my` for `data/my.csv`."""
+    first = next(iter(dataset_name)) if isinstance(dataset_name, Mapping) and dataset_name else dataset_name
+    return Path(str(first or "model").replace(":", "_")).stem or "model"
+
+
+def _read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no recipe {str(path)!r}. Recipes are YAML files such as recipes/quickstart/image_text.yaml."
@@ -161,8 +208,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_overrides(words: Sequence[str]) -> dict[str, list[str]]:
+def read_overrides(words: Sequence[str], modalities: Sequence[str] = ()) -> dict[str, list[str]]:
     """The words after each `--key` of a command line; the last one wins when a key comes twice.
+
+    Args:
+        words: Of the command line.
+        modalities: Names whose columns may be given as `--name COLUMN`, beside those in `--encoders`.
 
     Raises:
         ValueError: on a word before the first key, or an unknown key.
@@ -171,6 +222,8 @@ def read_overrides(words: Sequence[str]) -> dict[str, list[str]]:
 
         >>> read_overrides(["--bf16", "--alpha", "image=1", "text=2", "--method=joint"])
         {'bf16': [], 'alpha': ['image=1', 'text=2'], 'method': ['joint']}
+        >>> read_overrides(["--data", "my.csv", "--image", "photo", "--label", "kind"])
+        {'dataset_name': ['my.csv'], 'column_mapping': ['image=photo', 'label=kind']}
     """
     found: dict[str, list[str]] = {}
     key = None
@@ -185,30 +238,54 @@ def read_overrides(words: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(f"Did not expect {word!r} here: overrides are written `--key value`, after the recipe.")
         else:
             found[key].append(word)
-    _check_keys(found, "the command line")
+    encoders = [word.partition("=")[0] for word in found.get("encoders", [])]
+    short = {*modalities, *encoders, *_MODALITY_WORDS, "label"} - set(_HINTS)
+    found = _without_short_forms(found, short)
+    _check_keys(found, "the command line", sorted(short))
     return found
 
 
-def _check_keys(keys: Iterable[str], where: str) -> None:
+def _without_short_forms(found: Mapping[str, list[str]], columns: set[str]) -> dict[str, list[str]]:
+    """`--data X` -> `--dataset_name X`; `--image photo --label kind` -> `--column_mapping image=photo label=kind`."""
+    longer: dict[str, list[str]] = {}
+    for key, words in found.items():
+        if key in columns:
+            if len(words) != 1:
+                shown = f"got {' '.join(words)!r}" if words else "got nothing"
+                raise ValueError(f"--{key}: expected the name of one column ({shown}), e.g. `--{key} 'my column'`.")
+            longer.setdefault("column_mapping", []).append(f"{key}={words[0]}")
+        elif key == "column_mapping":
+            longer.setdefault(key, []).extend(words)
+        elif key == "data":
+            if "dataset_name" in found:
+                raise ValueError("`--data` is short for `--dataset_name`: give one of them.")
+            longer["dataset_name"] = words
+        else:
+            longer[key] = words
+    return longer
+
+
+def _check_keys(keys: Iterable[str], where: str, short_forms: Sequence[str] = ()) -> None:
     for key in keys:
         if key not in _HINTS:
-            raise ValueError(
-                f"Unknown key {key!r} in {where}{did_you_mean(str(key), list(_HINTS))} "
-                "`hf-dgl train --help` lists them all."
-            )
+            near = did_you_mean(str(key), [*_HINTS, *short_forms])
+            columns = f" Columns are named by {', '.join(f'--{name}' for name in short_forms)}." if short_forms else ""
+            raise ValueError(f"Unknown key {key!r} in {where}{near} `hf-dgl train --help` lists them all.{columns}")
 
 
 def _from_words(key: str, words: list[str]) -> Any:
     """What a recipe would hold for these words of the command line."""
     if not words:
-        if _action(key).nargs != "?" and key != "resume_from_checkpoint":
+        if _action(key).nargs != "?" and bool not in _members(key) and key != "resume_from_checkpoint":
             raise _wrong_type(key, "nothing")
         return True
     members = _members(key)
     if words == ["null"] and type(None) in members:
         return None
     if dict in members and all("=" in word and not word.startswith("{") for word in words):
-        return {name: _maybe_nested(value) for name, value in (word.split("=", 1) for word in words)}
+        split = [word.rsplit("=", 1) if key == "dataset_name" else word.split("=", 1) for word in words]
+        if key != "dataset_name" or len(split) > 1 or _is_number(split[0][1]):  # else a path with a `=`
+            return {name: _maybe_nested(value) for name, value in split}
     if len(words) == 1:
         return _maybe_nested(words[0]) if members & {dict, list} else words[0]
     if list in members:
@@ -261,6 +338,14 @@ def _number(key: str, value: Any) -> float:
         raise _wrong_type(key, value) from error
 
 
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _members(key: str) -> set[Any]:
     """`float | dict[str, float] | None` -> {float, dict, NoneType}."""
     hint = _HINTS[key]
@@ -287,7 +372,8 @@ def _wrong_type(key: str, value: Any) -> ValueError:
 def _portable(value: Any) -> Any:
     """Without tokens, and paths below the working directory relative to it."""
     if isinstance(value, Mapping):
-        return {name: _portable(entry) for name, entry in value.items() if not str(name).endswith("token")}
+        kept = {name: entry for name, entry in value.items() if not str(name).endswith("token")}
+        return {_portable(name): _portable(entry) for name, entry in kept.items()}
     if isinstance(value, str) and os.path.isabs(value) and Path(value).is_relative_to(Path.cwd()):
         return os.path.relpath(value)
     return value

@@ -1,4 +1,4 @@
-"""Plots. matplotlib is needed here and nowhere else."""
+"""The plot of the benchmark. (`curves.py` draws training runs.)"""
 
 from __future__ import annotations
 

@@ -43,13 +43,34 @@ def results_table(
         [['fused', '0.900', '0.800'], ['text alone', '0.700', '0.600']]
     """
     stages = [stage for stage in STAGES if stage in metrics]
-    headlines = HEADLINES[problem_type]
+    measured = {metric for stage in stages for metric in metrics[stage]}
+    headlines = {metric: title for metric, title in HEADLINES[problem_type].items() if metric in measured}
+    headlines = headlines or {"loss": "loss"}  # a model that writes text
     columns = ["", *(f"{title} {STAGES[stage]}" for title in headlines.values() for stage in stages)]
     rows = []
     for name, suffix in [("fused", ""), *((f"{modality} alone", f"_{modality}") for modality in modalities)]:
         cells = [metrics[stage].get(f"{metric}{suffix}", math.nan) for metric in headlines for stage in stages]
         rows.append([name, *(f"{cell:.3f}" if math.isfinite(cell) else "–" for cell in cells)])
     return Table(columns, rows)
+
+
+def results_so_far(log_history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Stage -> metrics, as far as a run's log knows them: `before` training, and the last evaluation.
+
+    Args:
+        log_history: `trainer.state.log_history`.
+
+    Example:
+
+        >>> results_so_far([{"step": 0, "eval_accuracy": 0.1}, {"step": 50, "eval_accuracy": 0.6}])
+        {'before': {'accuracy': 0.1}, 'validation': {'accuracy': 0.6}}
+    """
+    stages = {}
+    for entry in log_history:
+        metrics = plain_metrics(entry, "eval")
+        if metrics:
+            stages["validation" if entry["step"] else "before"] = metrics
+    return stages
 
 
 def plain_metrics(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:

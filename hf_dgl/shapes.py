@@ -21,6 +21,7 @@ from .data import CrossModalCollator, LabelSpec
 from .encoder_specs import resolve_encoder
 from .finetune import build_model, build_processor, load_splits
 from .models import CrossModalConfig, CrossModalForSequenceClassification
+from .native import NativeProcessor
 from .outputs import map_tensors
 from .recipe import Recipe, make_recipe
 
@@ -207,8 +208,12 @@ def from_recipe(
     }
     modalities = list(encoders) or build_processor(recipe, {}, Dataset.from_dict({})).modalities
     splits = load_splits(recipe, modalities)
-    labels = LabelSpec.from_dataset(splits["train"], recipe.model.problem_type)
+    labels = LabelSpec.from_dataset(splits["train"], recipe.model.problem_type, class_names=recipe.data.class_names)
     processor = build_processor(recipe, encoders, splits["train"])
+    if isinstance(processor, NativeProcessor):
+        raise ValueError(
+            f"benchmark measures models that are built from `encoders`, not {processor.model_class.__name__}."
+        )
     model: Any = build_model(recipe, encoders, labels)
     num_rows = min(recipe.training.per_device_train_batch_size, len(splits["train"]))
     rows = labels.encode(splits["train"].select(range(num_rows)), "train")

@@ -9,20 +9,27 @@ import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput, has_length
 from transformers.utils import logging
 
 from .adapters import complete_adapter
-from .architectures import modalities_of
-from .callbacks import SaveAfterTheEpoch, StopWhenNotFinite
-from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume
-from .disentangle import Disentangled, disentangle
+from .adaptive import ChanceLevel, Explained, adapt
+from .architectures import architecture_of, modalities_of
+from .callbacks import RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite
+from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume, under_its_own_names
+from .curves import save_pictures
+from .data.streaming import place_in_stream
+from .dataflow import find_modalities
+from .disentangle import METHODS, Disentangled, disentangle
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
+from .hub import copy_what_upstream_does_not, uploads
 from .metrics import compute_metrics_for, per_modality
 from .model_card import create_model_card
 from .outputs import entry, map_tensors, tensors_in
@@ -42,6 +49,7 @@ class DGLTrainer(Trainer):
         model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
         args: The method's settings are fields of it.
         modalities: Name -> [`Modality`], a dict of its fields, or a module path. Default: known from the model.
+            `"auto"`: found by watching the model on the first training batch ([`hf_dgl.dataflow.propose`]).
         compute_metrics: From an `EvalPrediction` to metrics, as upstream. It is called for the fused predictions, and
             again for those of each modality alone, whose metrics get the modality's name as a suffix
             (`accuracy_image`). Default: the usual ones of the model's `problem_type`.
@@ -49,6 +57,9 @@ class DGLTrainer(Trainer):
 
     Attributes:
         disentangled: The handle of the model in training ([`Disentangled`]).
+        explained: What each modality explains of the labels by itself ([`Explained`]); None until it is known what
+            they are.
+        recipe: Text of the recipe that is run, for the model card.
 
     Example:
 
@@ -66,7 +77,7 @@ class DGLTrainer(Trainer):
         model: Any = None,
         args: TrainingArguments | None = None,
         *positional: Any,
-        modalities: Mapping[str, Any] | None = None,
+        modalities: Mapping[str, Any] | str | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -77,9 +88,13 @@ class DGLTrainer(Trainer):
             raise ValueError(f"`args` must be DGLTrainingArguments(...), got {type(args).__name__}.")
         _check_dataset("train_dataset", kwargs.get("train_dataset"))
         self._declared = modalities
+        self.recipe = ""
         self.disentangled: Disentangled | None = None
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)  # since the last log, on the device
+        self._evaluated: dict[str, list[torch.Tensor]] = defaultdict(list)  # losses alone: [sum over rows, rows]
+        self._is_filler = False  # whether this process evaluates rows again that another one has already
         self._group_norms: dict[str, torch.Tensor] = {}
+        self.explained: Explained | None = None
         super().__init__(model, args, *positional, **kwargs)
         self.disentangled = self._attach(self._plain_model)
         # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
@@ -93,8 +108,11 @@ class DGLTrainer(Trainer):
             self.compute_metrics = per_modality(compute_metrics)
         elif problem_type is not None:
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
+        if problem_type is not None:
+            self._explain(problem_type)
         self.add_callback(StopWhenNotFinite())
         self.add_callback(SaveAfterTheEpoch())
+        self.add_callback(RememberExplained(lambda: self.explained))
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -102,12 +120,46 @@ class DGLTrainer(Trainer):
         return self.model
 
     def _attach(self, model: nn.Module) -> Disentangled:
-        modalities = modalities_of(_base_model(model)) if self._declared is None else self._declared
+        modalities = self._modalities(model)
         if self.args.parallel_mode.value == "not_distributed":  # several GPUs in one process: nn.DataParallel
             raise ValueError("Several GPUs in one process replicate the model. Use `accelerate launch` (DDP) instead.")
         handle = disentangle(model, modalities, **self.args.disentangle_kwargs())
         freeze(handle.partition, self.args.freeze or [])
+        self._factors = dict(handle.alpha)  # the user's; a method may change the handle's
         return handle
+
+    def _modalities(self, model: nn.Module) -> Mapping[str, Any]:
+        """As declared, or as the table of architectures has them; with the method that suits the model."""
+        if self._declared is not None:
+            if self.args.partition is not None:
+                raise ValueError(
+                    "`partition` chooses one of the known ones, and `modalities` declares one: remove either."
+                )
+            self.args.method = self.args.method or "dgl"
+            if isinstance(self._declared, str):
+                self._declared = self._found(model, self._declared)
+            return self._declared
+        base = _base_model(model)
+        known = architecture_of(base)
+        if known.note:
+            logger.warning_once(f"{type(base).__name__}: {known.note}")
+        if self.args.method is None:
+            self.args.method = known.method
+            if known.method != "dgl":
+                logger.warning_once(f"{type(base).__name__} is trained with `method: {known.method}`. {known.absent}")
+        return modalities_of(base, self.args.partition)
+
+    def _found(self, model: nn.Module, how: str) -> Mapping[str, Any]:
+        """`modalities="auto"`: found, and checked, on a batch of the training data."""
+        if how != "auto":
+            raise ValueError(
+                f"`modalities` must be 'auto' or a dict such as {{'image': 'vision_model'}}, got {how!r}."
+            )
+        if self.train_dataset is None:
+            raise ValueError("`modalities='auto'` watches the model on a training batch: give a `train_dataset`.")
+        with torch.random.fork_rng():  # the order of the data stays as it would have been
+            batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        return find_modalities(model, batch).modalities
 
     def create_accelerator_and_postprocess(self) -> None:
         """Refuses, as early as possible, ways to shard a model under which the gradients would be wrong."""
@@ -149,21 +201,58 @@ class DGLTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Keeps the terms of the loss for `log`: as sums on the device, without waiting for it."""
+        """Keeps the terms of the loss for `log`, on the device, without waiting for it; adapts their weights."""
+        training, labels = self._plain_model.training, inputs.get("labels")
+        adaptive = METHODS[self.args.method or "dgl"].adaptive
+        if training and adaptive:
+            assert self.disentangled is not None
+            adapt(self.disentangled, self._explained_by(inputs), self._factors)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if self._plain_model.training:
+        if training:
             terms = entry(outputs, "losses") or {MULTIMODAL: loss}
             for name, term in terms.items():
                 self._terms[name].append(term.detach())
+            if self.explained is not None and labels is not None and (adaptive or len(terms) > 1):
+                self.explained.update(terms, labels)
+        else:
+            rows = torch.tensor(float(0 if self._is_filler else find_batch_size(inputs) or 1), device=loss.device)
+            for name, term in (entry(outputs, "losses") or {}).items():
+                self._evaluated[name].append(torch.stack([term.detach().float() * rows, rows]))
         return (loss, outputs) if return_outputs else loss
+
+    def _explain(self, problem_type: str) -> None:
+        """Begins to follow what each modality explains of the labels."""
+        assert self.disentangled is not None
+        adaptive = METHODS[self.args.method or "dgl"].adaptive
+        chance = ChanceLevel(problem_type, self._plain_model.config.num_labels)
+        self.explained = Explained(list(self.disentangled.partition.modalities), chance, everywhere=adaptive)
+
+    def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
+        if self.explained is None:
+            raise ValueError(
+                "`method: adaptive_dgl` weighs losses by what a constant prediction would lose, which is known for "
+                "classification and regression: set `model.config.problem_type`, or use another method."
+            )
+        return self.explained
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and the groups' gradient norms."""
         if "loss" in logs:
             logs.update({f"loss_{name}": mean for name, mean in self._mean_terms().items()})
             logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
+            logs.update(self._explained_so_far())
             self._terms.clear()
         super().log(logs, start_time)
+
+    def _explained_so_far(self) -> dict[str, float]:
+        """`explained_image`, ...: what each explains of the labels, 0 to 1; `alpha_image`, ... where they adapt."""
+        if self.explained is None or self.explained.state_dict()["running"] is None:
+            return {}
+        assert self.disentangled is not None
+        found = {f"explained_{name}": float(share) for name, share in self.explained.shares().items()}
+        if METHODS[self.args.method or "dgl"].adaptive:
+            found |= {f"alpha_{name}": float(alpha) for name, alpha in self.disentangled.alpha.items()}
+        return found
 
     def _mean_terms(self) -> dict[str, float]:
         """Means over the steps since the last log and over all processes, gathered in one go."""
@@ -211,9 +300,10 @@ class DGLTrainer(Trainer):
     ) -> tuple[Any, Any, Any]:
         """Predicts with all modalities and with each alone: `{"logits": ..., "image": ..., "text": ...}`."""
         inputs, filled_up = self._without_repeated_rows(inputs)
-        if prediction_loss_only:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         assert self.disentangled is not None
+        if prediction_loss_only:
+            with self.disentangled.unimodal_outputs():  # whose losses `compute_loss` keeps
+                return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if ignore_keys is None:
             ignore_keys = list(getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", []))
         with self.disentangled.unimodal_outputs():
@@ -231,6 +321,20 @@ class DGLTrainer(Trainer):
             predictions[name] = logits
         return loss, map_tensors(filled_up, predictions), map_tensors(filled_up, labels)
 
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Adds the loss of each modality alone (`eval_loss_image`) where there are no predictions to score."""
+        self._evaluated.clear()
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        if output.predictions is None and output.metrics is not None:
+            assert self.disentangled is not None
+            names = list(self.disentangled.partition.modalities)  # the same on every process
+            zero = torch.zeros(2, device=self.args.device)
+            sums = torch.stack([torch.stack([zero, *self._evaluated[name]]).sum(0) for name in names])
+            for name, (total, rows) in zip(names, self.accelerator.reduce(sums).tolist(), strict=True):
+                if rows:
+                    output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss_{name}"] = total / rows
+        return output
+
     def _without_repeated_rows(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
         """Takes out the rows with which Accelerate fills up the last batch: their loss would count twice.
 
@@ -239,9 +343,11 @@ class DGLTrainer(Trainer):
         """
         state = self.accelerator.gradient_state
         found = tensors_in(inputs)
+        self._is_filler = False
         if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0 or not found:
             return inputs, lambda tensor: tensor
         size = len(found[0])
+        self._is_filler = state.remainder <= self.args.process_index * size
         new = min(max(state.remainder - self.args.process_index * size, 1), size)
         rows = torch.arange(size).clamp(max=new - 1)
         return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
@@ -264,6 +370,10 @@ class DGLTrainer(Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
         epochs_trained, steps_trained = super()._init_training_state(*args, **kwargs)
+        checkpoint = args[3]
+        if checkpoint is not None and not has_length(self.train_dataset) and not self.args.ignore_data_skip:
+            place = place_in_stream(checkpoint, self.args.gradient_accumulation_steps)
+            epochs_trained, steps_trained = place or (epochs_trained, steps_trained)
         done = self.state.global_step >= self.state.max_steps
         return (self.state.num_train_epochs if done else epochs_trained), steps_trained
 
@@ -273,11 +383,40 @@ class DGLTrainer(Trainer):
         if not self.args.should_save:  # upstream may need every process to gather what one of them writes
             super()._save(folder, state_dict)
             return
-        with replaced_at_once(folder) as draft:
+        model = self.accelerator.unwrap_model(self._plain_model, keep_torch_compile=False)
+        is_checkpoint = os.path.basename(folder).startswith(PREFIX_CHECKPOINT_DIR)
+        with replaced_at_once(folder) as draft, under_its_own_names(model) if is_checkpoint else nullcontext():
             super()._save(draft, state_dict)
             complete_adapter(self.accelerator.unwrap_model(self._plain_model), draft)
+            if os.path.abspath(folder) != os.path.abspath(str(self.args.output_dir)):
+                create_model_card(self, checkpoint=folder).save(os.path.join(draft, "README.md"))
 
     # ---- the Hub ------------------------------------------------------------------------------------------------
+
+    def _uploads(self, trained: bool = True) -> AbstractContextManager[None]:
+        folder = str(self.args.output_dir)
+        return uploads(self.args.hub_model_id or os.path.basename(folder), folder if trained else None)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Says in one sentence what is wrong when the Hub refuses; with `push_to_hub` that is before training."""
+        with self._uploads(trained=False):
+            super().init_hf_repo(token, private)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Uploads by the rules of `hf_dgl.hub` (no optimizer state, no paths of this machine)."""
+        if self.hub_model_id is None:  # the Hub is asked first then: whatever it says, the model is on the disk
+            self.save_model(_internal_call=True)
+        with self._uploads():
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As `push_to_hub`; and adds to what upstream takes out of a checkpoint: our files, and a card."""
+        is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()  # reading the folder
+        if self.args.hub_strategy != HubStrategy.END and not is_busy and self.is_world_process_zero():
+            copy_what_upstream_does_not(checkpoint_folder, str(self.args.output_dir))
+            self.create_model_card()
+        with self._uploads():
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(
         self,
@@ -293,8 +432,14 @@ class DGLTrainer(Trainer):
     ) -> None:
         """Writes our card in place of upstream's draft (which asks its reader to fill it in)."""
         if self.is_world_process_zero():
+            folder = str(self.args.output_dir)
+            os.makedirs(folder, exist_ok=True)
+            if self.disentangled is not None:
+                problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
+                modalities = list(self.disentangled.partition.modalities)
+                save_pictures(folder, self.state.log_history, modalities, problem_type)
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
-            card.save(os.path.join(str(self.args.output_dir), "README.md"))
+            card.save(os.path.join(folder, "README.md"))
 
 
 def _base_model(model: nn.Module) -> nn.Module:

@@ -27,13 +27,15 @@ class DGLTrainingArguments(TrainingArguments):
         >>> DGLTrainingArguments("out", method="dgl", alpha={"image": 2.0, "text": 1.0})
     """
 
-    method: str = field(
-        default="dgl",
+    method: str | None = field(
+        default=None,
         metadata={
             "help": "`dgl`: each encoder learns from its own unimodal loss, the fusion from the multimodal loss. "
+            "`adaptive_dgl`: the multimodal loss trains the encoders, too, and the unimodal losses come in as far as a "
+            "modality explains the labels by itself: for labels that several modalities tell only together. "
             "`joint`: plain training with the multimodal loss. `auxiliary`: unimodal losses are added, nothing is "
             "truncated. `multimodal_truncation`, `unimodal_truncation`: only one of DGL's two truncations (the "
-            "paper's ablations).",
+            "paper's ablations). Default: `dgl`, unless another is better for the checkpoint.",
             "choices": list(METHODS),
         },
     )
@@ -49,6 +51,14 @@ class DGLTrainingArguments(TrainingArguments):
         metadata={
             "help": "Share (0 to 1) of the multimodal loss's gradient that passes to the encoders: one number, or one "
             "per modality. Default: what `method` says (0 for dgl)."
+        },
+    )
+    partition: str | None = field(
+        default=None,
+        metadata={
+            "help": "For checkpoints whose text encoder attends to the image (BLIP, Mllama, ...): where it ends. "
+            "`embeddings`: the layers that mix modalities belong to the fusion as a whole. `by_name`: within them, "
+            "all but the cross-attention belongs to the text. `hf-dgl inspect` shows what each gives."
         },
     )
     encoder_learning_rate: float | dict[str, float] | str | None = field(
@@ -85,7 +95,7 @@ class DGLTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if self.method is not None and self.method not in METHODS:
             raise ValueError(
                 f"Unknown method {self.method!r}{did_you_mean(self.method, list(METHODS))} Known: {list(METHODS)}."
             )
@@ -116,7 +126,7 @@ class DGLTrainingArguments(TrainingArguments):
 
     def disentangle_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of [`hf_dgl.disentangle`] that the method and its settings amount to."""
-        method = METHODS[self.method]
+        method = METHODS[self.method or "dgl"]
         share = method.multimodal_to_encoders if self.multimodal_to_encoders is None else self.multimodal_to_encoders
         return {
             "alpha": numbers(self.alpha) if method.alpha is None else method.alpha,

@@ -2,7 +2,19 @@ from __future__ import annotations
 
 import torch
 
-from hf_dgl.absence import closed, empty_text, first_token_only, image_tokens, other_text, other_words, text_tokens
+from hf_dgl.absence import (
+    closed,
+    empty_text,
+    first_token_only,
+    image_tokens,
+    in_turn,
+    no_features,
+    no_tokens,
+    other_text,
+    other_words,
+    prompt_tokens,
+    text_tokens,
+)
 from hf_dgl.modalities import Modality
 
 IMAGE, BOS, PAD = 9, 1, 0
@@ -45,9 +57,25 @@ def test_the_empty_text_in_a_shared_sequence_says_nothing_of_the_text():
 
 def test_an_answer_is_no_part_of_the_prompt():
     labels = torch.tensor([[-100, -100, -100, -100, 6, -100], [-100, -100, -100, 7, -100, -100]])
-    text = text_tokens(IMAGE)({**SHARED, "labels": labels})
+    text = prompt_tokens(IMAGE)({**SHARED, "labels": labels})
     assert text.tolist() == [[True, False, False, True, False, True], [True, False, False, False, True, True]]
-    assert text_tokens(IMAGE)({**SHARED, "labels": torch.tensor([0, 1])})[0, 4]  # labels of rows, not of tokens
+    assert text_tokens(IMAGE)({**SHARED, "labels": labels})[0, 4]  # of a classifier: a shape that matches by chance
+
+
+def test_the_empty_text_may_keep_its_end_and_what_lies_beside_the_tokens():
+    call = {"input_ids": torch.tensor([[1, 5, 2, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    call["bbox"] = torch.arange(16).view(1, 4, 4)
+    hidden = first_token_only("input_ids", "bbox", and_last=True)(call)
+    assert hidden["input_ids"].tolist() == [[1, 2]]
+    assert hidden["bbox"].tolist() == [[[0, 1, 2, 3], [8, 9, 10, 11]]]
+
+
+def test_what_is_cut_to_nothing():
+    assert no_tokens("a", keep=1)({"a": torch.ones(2, 3, 4), "b": None})["a"].shape == (2, 1, 4)
+    assert no_features((torch.ones(2, 3, 4),))[0].shape == (2, 0, 4)
+    given = {"a": torch.ones(2, 3), "b": torch.ones(2, 3)}
+    hidden = in_turn(no_tokens("a"), no_tokens("b", keep=2))(given)
+    assert (hidden["a"].shape, hidden["b"].shape, given["a"].shape) == ((2, 0), (2, 2), (2, 3))
 
 
 def test_the_given_arguments_are_left_alone():

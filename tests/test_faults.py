@@ -111,8 +111,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     runs.add("nan", RESUME, "--logging_steps=100", fault={"nan_in_step": 6})  # seen in the weights, before a save
     runs.add("nan", RESUME)
     disk = str(runs.folder / "full")
-    runs.add("full", disk=[disk, "450k"])  # full at the weights of the second checkpoint
-    runs.add("full", RESUME, disk=[disk, "650k"])  # full at its optimizer
+    runs.add("full", disk=[disk, "560k"])  # full at the weights of the second checkpoint
+    runs.add("full", RESUME, disk=[disk, "800k"])  # full at its optimizer
     runs.add("full", RESUME, disk=[disk, "8m"])
     runs.add("full_at_the_end", "--save_strategy=no", disk=[str(runs.folder / "full_at_the_end"), "100k"])
     runs.add("again", "--max_steps=2")
@@ -341,7 +341,7 @@ def test_files_of_the_old_model_do_not_stay(tmp_path):
     assert len(list(tmp_path.glob("model-*"))) > 1
     with replaced_at_once(tmp_path) as draft:
         new.save_pretrained(draft)
-    assert sorted(path.name for path in tmp_path.glob("model*")) == ["model.safetensors"]
+    assert sorted(path.name for path in tmp_path.glob("model*.safetensors*")) == ["model.safetensors"]
     same(new.state_dict(), CrossModalForSequenceClassification.from_pretrained(tmp_path).state_dict())
 
 

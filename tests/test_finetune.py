@@ -18,7 +18,7 @@ from hf_dgl.inference import CrossModalPipeline
 from hf_dgl.recipe import load_recipe, make_recipe
 from tests.recipes import TINY_ENCODERS, tiny_recipe
 
-RECIPES = sorted(path for path in Path("recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
+RECIPES = sorted(Path("recipes/quickstart").glob("*.yaml"))  # the others need stand-ins: see test_recipes.py
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+from hf_dgl import curves
 from hf_dgl.finetune import FinetuneResult, finetune
 from hf_dgl.model_card import create_model_card
 from hf_dgl.recipe import make_recipe
@@ -55,12 +56,19 @@ def test_text(card: ModelCard, result: FinetuneResult) -> None:
         "`method: dgl`",
         "random weights",
         "cross_attention",
+        "Reads image, audio and text, together or whichever is there, and answers with one of these labels: `zero`,",
+        f"accuracy {result.metrics['test']['accuracy']:.3f} with all of them (test split)",
+        f"{result.metrics['test']['accuracy_audio']:.3f} with audio only",
+        "![training curves](training_curves.png)",
+        "![gradient norms](gradient_norms.png)",
+        "[report.html](report.html)",
+        "## Limits",
     ):
         assert needle in card.text
     for row in result.table().rows:
         assert "| " + " | ".join(row) + " |" in card.text
     for line in card.text.splitlines():  # a broken template leaves holes
-        assert "None" not in line and "Undefined" not in line and "{{" not in line
+        assert "None" not in line.replace("put `None`", "") and "Undefined" not in line and "{{" not in line
 
 
 def test_recipe_is_the_one_that_was_run(card: ModelCard, result: FinetuneResult) -> None:
@@ -70,14 +78,17 @@ def test_recipe_is_the_one_that_was_run(card: ModelCard, result: FinetuneResult)
 
 
 def test_its_code_runs(card: ModelCard, result: FinetuneResult, monkeypatch: Any, capsys: Any) -> None:
-    block = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)
-    assert block is not None
+    """By our package, and by `trust_remote_code` (where the package is missing: `tests/hub/test_hub.py`)."""
+    ours, without = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     folder = Path(result.output_dir).parent
     monkeypatch.chdir(folder)
     Image.new("RGB", (8, 8)).save(folder / "photo.png")
     soundfile.write(folder / "speech.wav", np.zeros(4000), 8000)
-    exec(block[1], {})
+    exec(ours, {})
     assert "'modalities': {'image'" in capsys.readouterr().out
+    assert "audio=[soundfile.read(" in without and "# mono, 16000 Hz" in without
+    exec(without, {})
+    assert "tensor([[" in capsys.readouterr().out
 
 
 def test_base_models_and_data_sets_of_the_hub_are_linked(
@@ -88,14 +99,61 @@ def test_base_models_and_data_sets_of_the_hub_are_linked(
         "text": {"checkpoint": "openai/clip-vit-base-patch32", "tower": "text"},
         "audio": "package:some_package/model",
     }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"encoders": sources, "dataset_name": "ethz/food101"}))
+    recipe = {"encoders": sources, "dataset_name": "ethz/food101"}
+    monkeypatch.setattr(result.trainer, "recipe", yaml.safe_dump(recipe))
     monkeypatch.setattr(result.trainer.args, "output_dir", str(tmp_path))
     card = create_model_card(result.trainer, license="mit", tags="food", model_name="my name")
     data = card.data.to_dict()
     assert data["base_model"] == ["google/vit-base-patch16-224", "openai/clip-vit-base-patch32"]
     assert data["datasets"] == ["ethz/food101"] and data["license"] == "mit" and "food" in data["tags"]
     assert "[google/vit-base-patch16-224](https://huggingface.co/google/vit-base-patch16-224)" in card.text
-    assert "## Results" not in card.text and "# my name" in card.text
+    assert "on [ethz/food101](https://huggingface.co/datasets/ethz/food101)." in card.text
+    assert "# my name" in card.text
+    assert "![" not in card.text and "report.html" not in card.text  # they are not in this folder
+
+
+def test_no_folder_of_this_machine_and_no_token(result: FinetuneResult, card: ModelCard, monkeypatch: Any) -> None:
+    home = str(Path(result.output_dir).parent)
+    assert home not in str(card)
+    secret = "hf_" + "x" * 34
+    recipe = {
+        "encoders": {"image": f"{home}/my_vit", "text": {"checkpoint": f"{home}/my_bert"}},
+        "dataset_name": "imagefolder",
+        "data_files": [f"{home}/digits.zip", "~/letters.zip"],
+        "model_name_or_path": f"{home}/before",
+        "token": secret,
+        "hub_token": secret,
+    }
+    monkeypatch.setattr(result.trainer, "recipe", yaml.safe_dump(recipe))
+    text = str(create_model_card(result.trainer))
+    assert home not in text and secret not in text and "token" not in text and "~" not in text
+    for name in ("my_vit", "my_bert", "digits.zip", "letters.zip"):
+        assert f".../{name}" in text  # what it was is still told
+    assert "huggingface.co/..." not in text and "base_model" not in text
+
+
+def test_checkpoints_have_a_card_with_the_results_so_far(tmp_path: Path) -> None:
+    values = tiny_recipe(tmp_path / "run", save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text('{"test": {"accuracy": 0.987}}')  # of an earlier run
+    result = finetune(make_recipe(values))
+    log = result.trainer.state.log_history
+    score = next(entry["eval_accuracy"] for entry in log if entry["step"] == 1 and "eval_loss" in entry)
+    card = ModelCard.load(tmp_path / "run" / "checkpoint-1" / "README.md")
+    assert "**A checkpoint**: the model after step 1" in card.text and "0.987" not in card.text
+    assert f"accuracy {score:.3f} with all of them (validation split)" in card.text
+    assert "dataset_name: sample:image_text" in card.text  # the recipe
+    assert card.data.eval_results is None and "![" not in card.text and "report.html" not in card.text
+    assert "**A checkpoint**" not in ModelCard.load(tmp_path / "run" / "README.md").text
+
+
+def test_without_matplotlib_it_has_no_pictures(result: FinetuneResult, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(curves, "find_spec", lambda _: None)
+    monkeypatch.setattr(result.trainer.args, "output_dir", str(tmp_path))
+    (tmp_path / "training_curves.png").write_bytes(b"of an earlier run")
+    result.trainer.create_model_card()
+    assert "![" not in (tmp_path / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
 
 
 def test_joint_is_called_joint(result: FinetuneResult, monkeypatch: Any) -> None:
@@ -112,4 +170,4 @@ def test_other_models_get_a_card_too(tmp_path: Path) -> None:
     args = DGLTrainingArguments(str(tmp_path), use_cpu=True)
     card = create_model_card(DGLTrainer(CLIPModel(config), args, modalities=modalities))
     assert "from transformers import CLIPModel" in card.text
-    assert "Answers from image, text" in card.text
+    assert "Reads image and text" in card.text

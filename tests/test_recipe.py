@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from transformers import IntervalStrategy
 
-from hf_dgl.recipe import Recipe, build_parser, load_recipe, make_recipe, read_overrides
+from hf_dgl.recipe import WITHOUT_FILE, Recipe, build_parser, load_recipe, make_recipe, read_overrides, split_words
 
 MINIMAL = {
     "encoders": {"image": {"model_type": "vit", "hidden_size": 32}, "text": "org/text"},
@@ -33,7 +34,7 @@ def test_groups_and_defaults(write: Any) -> None:
     assert recipe.model.encoders == MINIMAL["encoders"]
     assert recipe.model.fusion_type == "cross_attention"
     assert recipe.data.dataset_name == "sample:image_text"
-    assert recipe.training.method == "dgl"
+    assert recipe.training.method is None  # the model decides: dgl, as a rule
     assert recipe.training.learning_rate == 0.01
     assert recipe.training.output_dir == "outputs/my"
     assert not recipe.model.trust_remote_code
@@ -87,6 +88,103 @@ def test_yaml_is_typed(write: Any, line: str, key: str, value: Any) -> None:
 )
 def test_command_line_is_typed(write: Any, words: list[str], group: str, key: str, value: Any) -> None:
     assert getattr(getattr(load_recipe(write(), words), group), key) == value
+
+
+ENCODERS = ["--encoders", "image=org/image", "text={model_type: bert}"]
+
+
+def test_no_file_at_all() -> None:
+    words = ["--data", "pets/my.csv", "--image", "photo", "--text=the title", "--label", "kind", *ENCODERS]
+    recipe = load_recipe(None, [*words, "--learning_rate", "1e-4"])
+    assert recipe.data.dataset_name == "pets/my.csv"
+    assert recipe.data.column_mapping == {"image": "photo", "text": "the title", "label": "kind"}
+    assert recipe.model.encoders == {"image": "org/image", "text": {"model_type": "bert"}}
+    assert recipe.training.output_dir == os.path.join("outputs", "my")
+    assert recipe.training.learning_rate == 1e-4
+    for key, value in WITHOUT_FILE.items():
+        assert getattr(recipe.training, key) == value
+    assert load_recipe(None, [*words, "--num_train_epochs", "2"]).training.num_train_epochs == 2
+
+
+def test_recipe_as_run_of_a_command_without_file(tmp_path: Path) -> None:
+    recipe = load_recipe(None, ["--data", "my.csv", "--image", "photo", *ENCODERS])
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    again = load_recipe(tmp_path / "again.yaml")
+    assert (again.model, again.data) == (recipe.model, recipe.data)
+    assert again.training.num_train_epochs == recipe.training.num_train_epochs
+
+
+def test_short_forms_go_with_a_file_too(write: Any) -> None:
+    path = write("column_mapping: {image: img, text: caption}\n")
+    recipe = load_recipe(path, ["--data=other.csv", "--image", "photo"])
+    assert recipe.data.dataset_name == "other.csv"
+    assert recipe.data.column_mapping == {"image": "photo", "text": "caption"}
+    path = write("encoders: {front: org/a, seed: org/b}\n")  # a modality that is called like a key stays that key
+    assert load_recipe(path, ["--front", "photo"]).data.column_mapping == {"front": "photo"}
+    assert load_recipe(path, ["--seed", "3"]).training.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "a.csv", "--photo", "x", *ENCODERS], "Unknown key 'photo'.*Columns are named by --audio, --image"),
+        (["--data", "a.csv", "--image", *ENCODERS], "--image: expected the name of one column .got nothing"),
+        (
+            ["--data", "a.csv", "--image", "my", "photo", *ENCODERS],
+            "--image: expected the name of one column .*my photo",
+        ),
+        (
+            ["--data", "a.csv", "--dataset_name", "b.csv", *ENCODERS],
+            "`--data` is short for `--dataset_name`: give one",
+        ),
+        (["--image", "photo", *ENCODERS], "The recipe names no data.*--data my.csv"),
+        (["--data", "a.csv"], "names no model"),
+        (["--data", "a.csv", *ENCODERS, "--on_error", "ignore"], "on_error: expected one of .*'skip'.*got 'ignore'"),
+        (["--data", "a.csv=0.5", "b.csv=x", *ENCODERS], "expected a weight above 0 for 'b.csv', got 'x'"),
+        (["--data", "a.csv=0.5", "b.csv=0", *ENCODERS], "expected a weight above 0 for 'b.csv', got '0'"),
+        (["--data", "a.csv", *ENCODERS, "--max_audio_seconds", "0"], "max_audio_seconds: expected a number above 0"),
+    ],
+)
+def test_mistakes_without_file(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(None, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "dataset_name"),
+    [
+        (["a.csv=0.7", "b.csv=0.3"], {"a.csv": 0.7, "b.csv": 0.3}),
+        (["date=2024/a.parquet=2", "b.csv=1"], {"date=2024/a.parquet": 2.0, "b.csv": 1.0}),
+        (["date=2024/a.parquet"], "date=2024/a.parquet"),
+        (["a.csv=1"], {"a.csv": 1.0}),
+        (["a.csv"], "a.csv"),
+    ],
+)
+def test_several_data_sets(words: list[str], dataset_name: Any, tmp_path: Path) -> None:
+    recipe = load_recipe(None, ["--data", *words, *ENCODERS])
+    assert recipe.data.dataset_name == dataset_name
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "again.yaml").data == recipe.data
+
+
+def test_class_names_and_flags_of_the_data() -> None:
+    words = ["--class_names", "cat", "dog", "--streaming", "--disable_tqdm", "--max_audio_seconds", "2.5"]
+    recipe = load_recipe(None, ["--data", "a.csv", *ENCODERS, *words])
+    assert recipe.data.class_names == ["cat", "dog"] and recipe.data.streaming
+    assert recipe.data.max_audio_seconds == 2.5 and recipe.data.on_error == "raise"
+    assert recipe.training.disable_tqdm is True
+
+
+def test_split_words() -> None:
+    assert split_words(["my.yaml", "--seed", "1"]) == ("my.yaml", ["--seed", "1"])
+    assert split_words(["--seed", "1"]) == (None, ["--seed", "1"])
+    assert split_words([]) == (None, [])
+
+
+def test_help_names_the_defaults_of_a_command_without_file() -> None:
+    text = " ".join(build_parser().format_help().split())
+    for key, value in WITHOUT_FILE.items():
+        assert f"--{key} {value}" in text
 
 
 def test_command_line_wins_over_yaml_over_defaults(write: Any) -> None:
@@ -195,7 +293,7 @@ def test_recipe_as_run_has_no_secrets_and_no_foreign_folders(write: Any, tmp_pat
 
 def test_help_lists_every_key_the_method_first() -> None:
     text = build_parser().format_help()
-    keys = [text.index(f"--{key} ") for key in ("method", "encoders", "dataset_name", "learning_rate")]
+    keys = [text.index(f"\n  --{key} ") for key in ("method", "encoders", "dataset_name", "learning_rate")]
     assert keys == sorted(keys)
     for title in ("the method:", "the model:", "the data:", "the Trainer"):
         assert title in text

@@ -76,6 +76,6 @@ def _unknown(model: nn.Module) -> str:
     also = f" Of this family, {relatives} are known." if relatives else ""
     return (
         f"The modalities of {name} (model_type {model_type!r}) are not known.{also} Declare them, e.g. "
-        "`modalities={'image': {'inputs': ['pixel_values'], 'encoder': ['vision_model']}, 'text': {...}}`, or let them "
-        "be found on one batch: `modalities='auto'`."
+        "`modalities={'image': {'inputs': ['pixel_values'], 'encoder': ['vision_model']}, 'text': {...}}`, or let "
+        "them be found on one batch: `modalities='auto'`."
     )

@@ -1,7 +1,121 @@
-"""Embeddings, then one transformer over all modalities."""
+"""Embeddings, then one transformer over all modalities.
+
+The encoders are little more than embeddings here: DGL has less to train than in models with towers.
+"""
 
 from __future__ import annotations
 
-from .architecture import Architecture
+from typing import Any
 
-ROWS: dict[str, Architecture] = {}
+from hf_dgl.absence import Call, Hide, first_token_only, inner_tokens, no_features, other_text, other_words
+from hf_dgl.modalities import Modality
+
+from .architecture import Architecture, Declare
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+REGIONS = ("visual_embeds", "visual_attention_mask", "visual_token_type_ids", "image_text_alignment")
+
+
+def _text(encoder: list[str], *beside: str, inputs: tuple[str, ...] = TEXT_INPUTS, keep_end: bool = False) -> Modality:
+    """Text before the other tokens; `beside`: further arguments with one entry per token."""
+    return Modality(
+        inputs=inputs,
+        encoder=encoder,
+        absent="omit",
+        hide=first_token_only("input_ids", *beside, and_last=keep_end),
+        vary=other_text(inner_tokens) if keep_end else other_words("input_ids", *(set(beside) & {"bbox"})),
+    )
+
+
+def _no_patches(config: Any) -> Hide:
+    """ViLT demands an image: it gets the embeddings of no patches."""
+
+    def hide(call: Call) -> Call:
+        pixels = call.pop("pixel_values")
+        leading = pixels.shape[:-3]  # [B], or [B, N] for N images
+        table = pixels.new_zeros(*leading, 0, config.hidden_size)
+        return {**call, "image_embeds": table, "pixel_mask": pixels.new_zeros(*leading, 0, 0)}
+
+    return hide
+
+
+def _vilt(config: Any) -> dict[str, Modality]:
+    embeddings = "vilt.embeddings"
+    return {
+        "image": Modality(
+            inputs=["pixel_values", "pixel_mask"],
+            encoder=[f"{embeddings}.patch_embeddings"],
+            parameters=[r"vilt\.embeddings\.(cls_token|position_embeddings)$"],
+            absent="omit",
+            hide=_no_patches(config),
+        ),
+        "text": _text([f"{embeddings}.text_embeddings"], "token_type_ids"),
+    }
+
+
+def _visual_bert(keep_end: bool = False) -> Declare:
+    def declare(config: Any) -> dict[str, Modality]:
+        embeddings = "visual_bert.embeddings"
+        visual = ("visual_projection", "visual_token_type_embeddings", "visual_position_embeddings")
+        words = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+        return {
+            "image": Modality(inputs=REGIONS, encoder=[f"{embeddings}.{name}" for name in visual], absent="omit"),
+            "text": _text([f"{embeddings}.{name}" for name in words], "token_type_ids", keep_end=keep_end),
+        }
+
+    return declare
+
+
+def _layoutlmv3(config: Any) -> dict[str, Modality]:
+    """The boxes belong to the words. The image's exit is `norm`, behind everything that it is made of."""
+    return {
+        "image": Modality(
+            inputs=["pixel_values"],
+            encoder=["layoutlmv3.patch_embed", "layoutlmv3.norm"],
+            parameters=[r"layoutlmv3\.(cls_token|pos_embed)$"],
+            absent="omit",
+        ),
+        "text": _text(
+            ["layoutlmv3.embeddings"], "bbox", "token_type_ids", "position_ids", inputs=(*TEXT_INPUTS, "bbox")
+        ),
+    }
+
+
+def _tvp(config: Any) -> dict[str, Modality]:
+    return {
+        "video": Modality(
+            inputs=["pixel_values"],
+            encoder=["model.visual_prompter", "model.vision_model", "model.visual_embeddings"],
+            absent=no_features,
+        ),
+        "text": _text(["model.embeddings"], inputs=("input_ids", "attention_mask")),
+    }
+
+
+_EMPTY = "No text: the empty text, i.e. its first token alone, which is read out."
+_VILT = Architecture(
+    {"embeddings": _vilt},
+    absent=f"No image: no patches. {_EMPTY}",
+    note="The model draws the order of the patches at random, in each pass anew.",
+)
+
+ROWS: dict[str, Architecture] = {
+    "ViltForQuestionAnswering": _VILT,
+    "ViltForImagesAndTextClassification": _VILT,
+    "VisualBertForVisualReasoning": Architecture(
+        {"embeddings": _visual_bert()}, absent=f"No image: no regions. {_EMPTY}"
+    ),
+    "VisualBertForQuestionAnswering": Architecture(
+        {"embeddings": _visual_bert(keep_end=True)},
+        absent="No image: no regions. No text: [CLS] and [SEP]; the answer is read from the token before [SEP].",
+    ),
+    "LayoutLMv3ForSequenceClassification": Architecture(
+        {"embeddings": _layoutlmv3}, absent=f"No image: it is left out. {_EMPTY} Boxes go with the words."
+    ),
+    "TvpForVideoGrounding": Architecture(
+        {"embeddings": _tvp},
+        absent=f"No video: no visual tokens. {_EMPTY}",
+        note="The model works with one video per batch only (`per_device_train_batch_size=1`): with more, its "
+        "position embeddings raise.",
+    ),
+}

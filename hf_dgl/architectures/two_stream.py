@@ -81,7 +81,9 @@ ROWS: dict[str, Architecture] = {
     "BridgeTowerForMaskedLM": _BRIDGETOWER,
     "LxmertForQuestionAnswering": Architecture(
         {"encoders": _lxmert},
-        absent="No image: the regions are zero, and the text does not attend to them. No text: the empty text, i.e. its "
-        "first token alone.",
+        absent="No image: the regions are zero, and the text does not attend to them. No text: the empty text, i.e. "
+        "its first token alone.",
+        method="multimodal_truncation",
+        note="The answer is read from a text token only, so the fusion has to learn from the image alone, too.",
     ),
 }

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import benchmark, compare, env, evaluate, predict, train
+from . import benchmark, compare, data, demo, env, evaluate, export, inspect, predict, push, train
 
-_COMMANDS = [train, evaluate, predict, compare, benchmark, env]
+_COMMANDS = [data, train, evaluate, predict, demo, export, inspect, compare, benchmark, push, env]
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `hf-dgl`; those of this process by default.
 
     Returns:
-        The exit code: 0, or 2 when the user's input is at fault, with one message on stderr.
+        The exit code: 0; 1 when `hf-dgl data` found broken rows; 2 when the user's input is at fault, with one
+        message on stderr.
 
     Example:
 
@@ -39,11 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands, common)
     arguments, rest = parser.parse_known_args(argv)
     try:
-        arguments.run(arguments, rest)
+        code: int | None = arguments.run(arguments, rest)
     except _USER_ERRORS as error:
         if arguments.traceback:
             raise
         if os.environ.get("RANK", "0") == "0":  # one message, however many processes were launched
-            print(f"hf-dgl {arguments.command}: {error}", file=sys.stderr)
+            print(f"hf-dgl {arguments.command}: {_message(error)}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
+
+
+def _message(error: Exception) -> str:
+    """What went wrong; torch hands on the errors of a loader's worker processes with their tracebacks in front."""
+    text = str(error)
+    return text.rsplit(f"\n{type(error).__name__}: ", 1)[-1].strip() if text.startswith("Caught ") else text

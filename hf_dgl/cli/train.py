@@ -1,4 +1,4 @@
-"""`hf-dgl train RECIPE [--key value ...]`."""
+"""`hf-dgl train [RECIPE] [--key value ...]`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "train", parents=[common], add_help=False, allow_abbrev=False, help="fine-tune as a recipe says"
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, e.g. recipes/quickstart/image_text.yaml")
     parser.add_argument("-h", "--help", action=_Help, help="list every key of a recipe")
     parser.set_defaults(run=run)
 
@@ -36,9 +35,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from rich.table import Table
 
     from hf_dgl.finetune import finetune
-    from hf_dgl.recipe import load_recipe
+    from hf_dgl.recipe import load_recipe, split_words
 
-    result = finetune(load_recipe(arguments.recipe, rest))
+    if not rest:
+        raise ValueError(
+            "Nothing to train: name a recipe (`hf-dgl train recipes/quickstart/image_text.yaml`), or data and "
+            "encoders (`hf-dgl train --data my.csv --image photo --text title --label kind --encoders image=google/"
+            "vit-base-patch16-224 text=FacebookAI/roberta-base`)."
+        )
+    result = finetune(load_recipe(*split_words(rest)))
     if not result.is_main_process:
         return
     columns, rows = result.table()

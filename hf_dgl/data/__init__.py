@@ -2,8 +2,11 @@
 
 from .collator import CrossModalCollator
 from .columns import LABEL_COLUMN, ROW_COLUMN
+from .inspection import DataReport, inspect_data
 from .labels import LabelSpec, expect_dataset
 from .media import load_audio, load_image
+from .native_collator import NativeCollator
+from .preparation import prepare_splits
 from .samples import SAMPLES, load_sample
 from .sources import load_data
 
@@ -12,10 +15,14 @@ __all__ = [
     "ROW_COLUMN",
     "SAMPLES",
     "CrossModalCollator",
+    "DataReport",
     "LabelSpec",
+    "NativeCollator",
     "expect_dataset",
+    "inspect_data",
     "load_audio",
     "load_data",
     "load_image",
     "load_sample",
+    "prepare_splits",
 ]

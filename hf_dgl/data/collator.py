@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .columns import LABEL_COLUMN, ROW_COLUMN
+from .columns import CROP_COLUMN, LABEL_COLUMN, ROW_COLUMN
 from .labels import LabelSpec
+from .limits import audio_limit, crop_audio
 from .media import load_audio, load_image
 
 
@@ -26,6 +27,8 @@ class CrossModalCollator:
         processor: a `CrossModalProcessor` or what behaves like it: `modalities`, `processors[name]`,
             `sampling_rate(name)` and a call with one list per modality (None where a row lacks it).
         labels: what the labels mean; None: batches carry no labels (prediction).
+        max_audio_seconds: longer audio is cropped: at a random place in rows whose `random_crop` is true (training),
+            in the middle else. None: to what the encoder can take, if it has a limit.
 
     Returns:
         `{modality: {tensor name: tensor [B, ...]}, "labels": tensor}`
@@ -46,6 +49,7 @@ class CrossModalCollator:
 
     processor: Any
     labels: LabelSpec | None = None
+    max_audio_seconds: float | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         columns = {}
@@ -65,20 +69,12 @@ class CrossModalCollator:
 
     def _decode(self, name: str, row: Mapping[str, Any], position: int) -> Any:
         """One row's value of a modality as its processor takes it; None if the row lacks it."""
-        value = row.get(name)
-        if value is None:
-            return None
-        rate = self.processor.sampling_rate(name)
         try:
-            if rate is not None:
-                return load_audio(value, rate)
-            if not isinstance(self.processor.processors[name], PreTrainedTokenizerBase):
-                return load_image(value)
-            if isinstance(value, (str, Number)):  # a csv with a column of numbers does not say that they are text
-                return str(value)
-            raise ValueError(f"expected a string, got {type(value).__name__}: {value!r:.80}.")
+            return decode_value(
+                self.processor, name, row.get(name), self.max_audio_seconds, bool(row.get(CROP_COLUMN))
+            )
         except ValueError as error:
-            raise ValueError(f"{_name_row(row, position)}, {name!r}: {error}") from error
+            raise ValueError(f"{_name_row(row, position)}, {name!r}: {error}{_what_to_do(row)}") from error
 
     def _label_tensor(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         assert self.labels is not None
@@ -102,6 +98,51 @@ class CrossModalCollator:
                 "it drops columns that the model's forward does not name."
             )
         return f"All {len(rows)} rows of this batch lack all modalities {modalities}. Remove such rows."
+
+
+def decode_value(
+    processor: Any, name: str, value: Any, max_audio_seconds: float | None = None, random_crop: bool = False
+) -> Any:
+    """What a data set holds of one modality in one row -> what that modality's processor takes.
+
+    Args:
+        processor: A `CrossModalProcessor`.
+        name: The modality.
+        value: Path, bytes, image, text, ..., or None.
+        max_audio_seconds, random_crop: As in [`CrossModalCollator`].
+
+    Returns:
+        PIL image, string, float32 waveform; None for None.
+
+    Raises:
+        ValueError: a file that cannot be read, or text that is no text.
+
+    Example:
+        >>> decode_value(processor, "text", 7)
+        '7'
+    """
+    if value is None:
+        return None
+    part, rate = processor.processors[name], processor.sampling_rate(name)
+    if hasattr(part, "read_value"):  # a column of features, see `hf_dgl.native.FeatureArray`
+        return part.read_value(value)
+    if rate is not None:
+        samples = load_audio(value, rate)
+        seconds = audio_limit(part) if max_audio_seconds is None else max_audio_seconds
+        if seconds is None or len(samples) <= seconds * rate:
+            return samples
+        return crop_audio(samples, max(1, round(seconds * rate)), random_crop)
+    if not isinstance(part, PreTrainedTokenizerBase):
+        return load_image(value)
+    if isinstance(value, (str, Number)):  # a csv with a column of numbers does not say that they are text
+        return str(value)
+    raise ValueError(f"expected a string, got {type(value).__name__}: {value!r:.80}.")
+
+
+def _what_to_do(row: Mapping[str, Any]) -> str:
+    if ROW_COLUMN not in row:  # no row of a data set that we loaded
+        return ""
+    return " Or leave such rows out: --on_error skip. `hf-dgl data` lists them all."
 
 
 def _name_row(row: Mapping[str, Any], position: int) -> str:

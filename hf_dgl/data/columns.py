@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,6 +13,9 @@ from hf_dgl.modalities import did_you_mean
 LABEL_COLUMN = "label"
 ROW_COLUMN = "row"
 """Column in which `load_data` keeps where a row comes from, e.g. `train[17]`, so that errors can name it."""
+
+CROP_COLUMN = "random_crop"
+"""Entry of a row that is true where long audio is to be cropped at random (training), not in the middle."""
 
 
 def row_name(dataset: datasets.Dataset, index: int, split: str) -> str:
@@ -30,12 +34,12 @@ def replace_column(
 
 
 def rename_columns(
-    dataset: datasets.Dataset, column_mapping: Mapping[str, str], modalities: Sequence[str] | None, what: str
-) -> datasets.Dataset:
+    dataset: Any, column_mapping: Mapping[str, str], modalities: Sequence[str] | None, what: str
+) -> Any:
     """Columns named by modality and `label`; all others are dropped if `modalities` says which are wanted.
 
     Args:
-        dataset: any split.
+        dataset: any split, a `Dataset` or a stream that knows its columns.
         column_mapping: our name -> column; names that are columns already need no entry.
         modalities: which are wanted; None: the keys of `column_mapping`.
         what: the data set's name, for messages.
@@ -67,3 +71,11 @@ def rename_columns(
         keep += [column for column in columns if column not in keep and column not in mapping]
     dataset = dataset.select_columns(keep)
     return dataset.rename_columns({column: name for name, column in mapping.items() if name != column})
+
+
+def holds_paths(column: str, values: Sequence[str | None], folder: Path) -> bool:
+    """Image and audio columns do; a column of another name does if one of its first values is a file."""
+    if column.startswith(("image", "audio")):
+        return True
+    first = [value for value in values[:100] if value and len(value) < 256]
+    return any((folder / value).is_file() for value in first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import datasets
 
 from hf_dgl.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN, replace_column, row_name
+from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column, row_name
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES = (
     "single_label_classification",
@@ -96,7 +97,11 @@ class LabelSpec:
 
     @classmethod
     def from_dataset(
-        cls, dataset: datasets.Dataset, problem_type: str | None = None, column: str = LABEL_COLUMN
+        cls,
+        dataset: datasets.Dataset | datasets.IterableDataset,
+        problem_type: str | None = None,
+        column: str = LABEL_COLUMN,
+        class_names: Sequence[str] | None = None,
     ) -> LabelSpec:
         """Reads the meaning of the labels off the training split.
 
@@ -109,21 +114,24 @@ class LabelSpec:
         | floats | regression | |
 
         Args:
-            dataset: the training split.
+            dataset: the training split. Of a stream only the first label is read, so that its classes have to be
+                those of a `ClassLabel`, or `class_names`.
             problem_type: overrides the guess, e.g. `regression` for integers.
             column: the label column.
+            class_names: in the order of their ids; in place of those of the label column.
 
         Raises:
-            ValueError: no such column, no rows, a null label (names the row), a single class, or a `problem_type` that
-                does not fit the column.
+            ValueError: no such column, no rows, a null label (names the row), a single class, a `problem_type` that
+                does not fit the column, or a stream of which nobody says the classes.
 
         Example:
             >>> LabelSpec.from_dataset(datasets.Dataset.from_dict({"label": ["dog", "cat"]})).id2label
             {0: 'cat', 1: 'dog'}
         """
-        expect_dataset(dataset, "train_dataset")
-        values = _named_values(dataset, column, "train")
+        feature, values = _first_labels(dataset, column)
         guessed = _guess_problem_type(values)
+        if class_names is not None and guessed == REGRESSION and problem_type is None:
+            guessed = SINGLE_LABEL  # integers with gaps are read as floats from csv
         problem_type = problem_type or guessed
         spec = cls(problem_type, (column,))  # refuses an unknown problem_type
         if (guessed == MULTI_LABEL) != (problem_type == MULTI_LABEL) or (
@@ -135,7 +143,15 @@ class LabelSpec:
             )
         if problem_type == REGRESSION:
             return spec
-        names = _class_names(dataset.features[column], values)
+        if class_names is not None:
+            names = _checked_names(class_names, feature)
+        elif isinstance(dataset, datasets.IterableDataset) and not _is_class_label(feature):
+            raise ValueError(
+                "streaming: the classes have to be known before the rows are read. Name them in the order of their "
+                f"ids: `--class_names cat dog` (the first label is {values[0]!r}). Or set `problem_type: regression`."
+            )
+        else:
+            names = _class_names(feature, values)
         if problem_type == SINGLE_LABEL and len(names) < 2:
             raise ValueError(
                 f"All labels of the training split are {names[0]!r}; at least 2 classes are needed. Is {column!r} the "
@@ -171,13 +187,12 @@ class LabelSpec:
             multi_hot[self._class_id(entry)] = 1.0
         return multi_hot
 
-    def encode(
-        self, data: datasets.Dataset | datasets.DatasetDict, split: str = "train", column: str = LABEL_COLUMN
-    ) -> datasets.Dataset | datasets.DatasetDict:
+    def encode(self, data: Any, split: str = "train", column: str = LABEL_COLUMN) -> Any:
         """`data` with labels as the loss takes them; checks every row, so that a run does not stop halfway.
 
         Args:
-            data: a split, or all of them. Encoding twice changes nothing.
+            data: a split, or all of them. Encoding twice changes nothing. Streams are encoded, and checked, while
+                they are read.
             split: the name of the split, for messages; of no effect for a `DatasetDict`.
             column: the label column.
 
@@ -193,18 +208,32 @@ class LabelSpec:
             >>> LabelSpec.from_dataset(data).encode(data)["label"][:]
             [1, 0]
         """
-        if isinstance(data, datasets.DatasetDict):
-            return datasets.DatasetDict({name: self.encode(part, name, column) for name, part in data.items()})
+        if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+            return type(data)({name: self.encode(part, name, column) for name, part in data.items()})
+        if isinstance(data, datasets.IterableDataset):
+            feature = None if data.features is None else data.features[column]
+            return data.map(functools.partial(self._encode_row, feature=feature, split=split, column=column))
         expect_dataset(data, f"split {split!r}")
-        encoded = []
+        encoded, feature = [], data.features[column]
         for index, value in enumerate(_named_values(data, column, split)):
             try:
-                encoded.append(self.encode_value(self._raw_integer_to_name(value, data.features[column])))
+                encoded.append(self.encode_value(self._raw_integer_to_name(value, feature)))
             except ValueError as error:
                 raise ValueError(f"{row_name(data, index, split)}, column {column!r}: {error}") from error
-        if data.features[column] == self._feature():
+        if feature == self._feature():
             return data
         return replace_column(data, column, encoded, self._feature())
+
+    def encode_raw(self, value: Any, feature: Any) -> int | float | list[float]:
+        """`encode_value` for a label as it stands in a column of type `feature` (None: not declared)."""
+        return self.encode_value(self._raw_integer_to_name(_ids_to_names(value, feature), feature))
+
+    def _encode_row(self, row: dict[str, Any], feature: Any, split: str, column: str) -> dict[str, Any]:
+        try:
+            return {**row, column: self.encode_raw(row.get(column), feature)}
+        except ValueError as error:
+            where = f"Row {row[ROW_COLUMN]} (split {split!r})" if ROW_COLUMN in row else f"A row of split {split!r}"
+            raise ValueError(f"{where}, column {column!r}: {error}") from error
 
     def _raw_integer_to_name(self, value: Any, feature: Any) -> Any:
         """Integers are class ids where classes have real names, but values to look up where the names are integers."""
@@ -257,12 +286,49 @@ def _named_values(dataset: datasets.Dataset, column: str, split: str) -> list[An
             f"{len(nulls) - 1} other rows. Remove these rows or label them."
         )
     feature = dataset.features[column]
+    return [_ids_to_names(value, feature) for value in values]
+
+
+def _first_labels(dataset: Any, column: str) -> tuple[Any, list[Any]]:
+    """The type of the label column, and its values; of a stream only the first."""
+    if not isinstance(dataset, datasets.IterableDataset):
+        expect_dataset(dataset, "train_dataset")
+        return dataset.features[column] if column in dataset.features else None, _named_values(
+            dataset, column, "train"
+        )
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError("train_dataset: the stream has no rows.")
+    if first.get(column) is None:
+        raise ValueError(
+            f"The first row of the training split has no label (column {column!r}); its columns are {list(first)}."
+        )
+    feature = None if dataset.features is None else dataset.features[column]
+    return feature, [_ids_to_names(first[column], feature)]
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
+
+
+def _ids_to_names(value: Any, feature: Any) -> Any:
+    """Class ids of a `ClassLabel` (or of a list of them) as names; -1 ("hidden") and all else as it is."""
     if isinstance(feature, datasets.ClassLabel):
-        return [feature.int2str(value) if value >= 0 else value for value in values]
+        return feature.int2str(value) if isinstance(value, int) and value >= 0 else value
     inner = getattr(feature, "feature", None)  # of a List
-    if isinstance(inner, datasets.ClassLabel):
-        return [inner.int2str(value) for value in values]
-    return values
+    if isinstance(inner, datasets.ClassLabel) and isinstance(value, (list, tuple)):
+        return [_ids_to_names(entry, inner) for entry in value]
+    return value
+
+
+def _checked_names(class_names: Sequence[str], feature: Any) -> tuple[str, ...]:
+    names = tuple(map(str, class_names))
+    if len(set(names)) < len(names):
+        raise ValueError(f"class_names: expected every name once, got {list(names)}.")
+    declared = getattr(feature, "feature", feature)
+    if isinstance(declared, datasets.ClassLabel) and (unknown := set(declared.names) - set(names)):
+        raise ValueError(f"class_names: the label column's classes {sorted(unknown)} are missing in {list(names)}.")
+    return names
 
 
 def _guess_problem_type(values: Sequence[Any]) -> str:

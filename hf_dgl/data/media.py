@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +18,19 @@ import numpy as np
 import soundfile
 import soxr
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# what Pillow raises on damaged files: SyntaxError for PNG, EOFError for GIF, struct.error for TIFF, ...
+_BROKEN_IMAGE: tuple[type[Exception], ...] = (UnidentifiedImageError, OSError, SyntaxError, TypeError, EOFError)
+_BROKEN_IMAGE += (struct.error, zlib.error, IndexError, KeyError, OverflowError, ValueError)
+_BROKEN_IMAGE += (Image.DecompressionBombError,)
+
+
+class UnreadableMedia(ValueError):
+    """A file that cannot be used; `reason` is its message without the advice."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(f"{reason} {advice}".strip())
+        self.reason = reason
 
 
 def describe_media(value: Any) -> str:
@@ -58,16 +74,17 @@ def load_image(value: Any) -> Image.Image:
         else:
             image = Image.open(_file_of(value))
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):  # `convert` would clip these to white without a word
-            raise ValueError(
-                f"The image in {what} has pixels of mode {image.mode!r}, expected 8 bit per channel. Scale it first, "
-                "e.g. (pixels / pixels.max() * 255).astype('uint8')."
-            )
-        return image.convert("RGB")
+        image.load()  # decoding comes late in Pillow
     except FileNotFoundError:
-        raise ValueError(_missing("image", what)) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, TypeError) as error:  # PIL: SyntaxError = broken PNG
-        raise ValueError(_unreadable("image", what, error)) from error
+        raise _missing("image", what) from None
+    except _BROKEN_IMAGE as error:
+        raise _unreadable("image", what, error) from error
+    if image.mode.startswith(("I", "F")):  # `convert` would clip these to white without a word
+        raise UnreadableMedia(
+            f"The image in {what} has pixels of mode {image.mode!r}, expected 8 bit per channel.",
+            "Scale it first, e.g. (pixels / pixels.max() * 255).astype('uint8').",
+        )
+    return image.convert("RGB")
 
 
 def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
@@ -83,7 +100,7 @@ def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
         float32 `[num_samples]`; integer input is scaled to [-1, 1].
 
     Raises:
-        ValueError: the file is missing, not audio, or holds no samples. Names the file.
+        ValueError: the file is missing, not audio, cut short, or holds no samples. Names the file.
 
     Example:
         >>> load_audio({"array": np.zeros((2, 8000)), "sampling_rate": 8000}, sampling_rate=16000).shape
@@ -99,20 +116,31 @@ def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
         elif isinstance(value, np.ndarray):
             array_CN, rate = value, sampling_rate
         else:
-            array_NC, rate = soundfile.read(_file_of(value), dtype="float32", always_2d=True)
-            array_CN = array_NC.T
+            array_CN, rate = _decode_audio(_file_of(value))
     except FileNotFoundError:
-        raise ValueError(_missing("audio", what)) from None
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise ValueError(_unreadable("audio", what, error)) from error
+        raise _missing("audio", what) from None
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise _unreadable("audio", what, error) from error
     if np.issubdtype(array_CN.dtype, np.integer):
         array_CN = array_CN / np.iinfo(array_CN.dtype).max
     mono = np.atleast_2d(array_CN).mean(axis=0, dtype=np.float32)
     if mono.size == 0:
-        raise ValueError(f"The audio in {what} holds no samples. Remove the row or set the value to null.")
+        raise UnreadableMedia(f"The audio in {what} holds no samples.", "Remove the row or set the value to null.")
     if rate != sampling_rate:
         mono = soxr.resample(mono, rate, sampling_rate)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _decode_audio(file: str | io.BytesIO) -> tuple[np.ndarray, int]:
+    """float32 `[num_channels, num_samples]` and their rate; refuses files that end before their header says."""
+    with soundfile.SoundFile(file) as sound:
+        array_NC = sound.read(dtype="float32", always_2d=True)
+        # libsndfile reads what there is of a truncated wav, and notes the other size; huge sizes are streams' headers
+        sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, flags=re.MULTILINE)
+        is_cut_wav = sizes is not None and int(sizes[2]) < int(sizes[1]) < 0x7FFF0000
+        if is_cut_wav or 0 < len(array_NC) < sound.frames:
+            raise OSError(f"the file ends too early, after {len(array_NC) / sound.samplerate:.2f} seconds")
+        return array_NC.T, sound.samplerate
 
 
 def _file_of(value: Any) -> str | io.BytesIO:
@@ -128,15 +156,16 @@ def _file_of(value: Any) -> str | io.BytesIO:
     return os.fspath(value)
 
 
-def _missing(kind: str, what: str) -> str:
-    return (
-        f"Cannot find the {kind} {what}. Relative paths in csv, json and parquet files are relative to that file's "
-        "folder. Correct the path, or set the value to null: a row may lack a modality."
+def _missing(kind: str, what: str) -> UnreadableMedia:
+    return UnreadableMedia(
+        f"Cannot find the {kind} {what}.",
+        "Relative paths in csv, json and parquet files are relative to that file's folder. Correct the path, or set "
+        "the value to null: a row may lack a modality.",
     )
 
 
-def _unreadable(kind: str, what: str, error: Exception) -> str:
-    return (
-        f"Cannot read the {kind} {what}: {error}. Replace the file, remove the row, or set the value to null: a row "
-        "may lack a modality."
+def _unreadable(kind: str, what: str, error: Exception) -> UnreadableMedia:
+    return UnreadableMedia(
+        f"Cannot read the {kind} {what}: {error}.",
+        "Replace the file, remove the row, or set the value to null: a row may lack a modality.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import datasets
 
 from hf_dgl.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN, ROW_COLUMN, rename_columns, replace_column
+from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, rename_columns, replace_column
 from .folders import is_audio_folder, load_audio_folder
 from .labels import expect_dataset
+from .mixing import mix_splits
 from .samples import load_sample
 from .splits import add_missing_splits, limit_rows, pick_splits
+from .streaming import first_rows, prepare_streams
 
 SAMPLE_PREFIX = "sample:"
 _FILE_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,7 +29,7 @@ _FILE_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def load_data(
-    dataset_name: str | datasets.Dataset | datasets.DatasetDict,
+    dataset_name: str | datasets.Dataset | datasets.DatasetDict | Mapping[str, float],
     dataset_config_name: str | None = None,
     column_mapping: Mapping[str, str] | None = None,
     modalities: Sequence[str] | None = None,
@@ -39,7 +41,8 @@ def load_data(
     seed: int = 0,
     revision: str | None = None,
     token: str | bool | None = None,
-) -> datasets.DatasetDict:
+    streaming: bool = False,
+) -> Any:
     """Loads a data set, names its columns by modality, and sees to it that it has all splits.
 
     | `dataset_name` | what is read |
@@ -49,6 +52,7 @@ def load_data(
     | `folder/` | class folders or `metadata.csv` with images or audio files, files named by split, or `save_to_disk` |
     | `user/name` | a data set on the Hub |
     | a `Dataset` or `DatasetDict` | itself |
+    | `{"a.csv": 0.7, "b.csv": 0.3}` | several, mixed: 7 of 10 training rows come from `a.csv` |
 
     Images and audio stay encoded here (paths or bytes); the collator decodes them batch by batch.
 
@@ -68,10 +72,14 @@ def load_data(
         seed: of the splitting and drawing, and of `sample:` data.
         revision: branch, tag or commit of a Hub data set.
         token: for private Hub data sets; None: the one of `hf auth login`.
+        streaming: read rows when they are asked for, in place of loading them first. `max_train_samples` and
+            `max_eval_samples` are then the *first* rows. Nothing is shuffled: before training type
+            `data["train"].shuffle(seed=0, buffer_size=1000)`.
 
     Returns:
-        Splits `train`, `validation` and (unless `test_split=None`) `test` with a column per modality, `label`, and
-        `row`: where the row comes from, e.g. `train[17]`, for messages.
+        A `DatasetDict` (with `streaming` an `IterableDatasetDict`) with the splits `train`, `validation` and (unless
+        `test_split=None`) `test`, which have a column per modality, `label`, and `row`: where the row comes from, e.g.
+        `train[17]`, for messages.
 
     Raises:
         ValueError: no such data set, file, split or column (with the nearest match), an empty data set or split.
@@ -81,32 +89,54 @@ def load_data(
         >>> data["train"].column_names
         ['image', 'text', 'label', 'row']
     """
-    source, folder = _read(dataset_name, dataset_config_name, seed, revision, token)
-    what = dataset_name if isinstance(dataset_name, str) else type(dataset_name).__name__
-    splits = pick_splits(source, what, train_split, validation_split, test_split)
+
+    def load(name: Any) -> dict[str, Any]:
+        source, folder = _read(name, dataset_config_name, seed, revision, token, streaming)
+        what = name if isinstance(name, str) else type(name).__name__
+        picked = pick_splits(source, what, train_split, validation_split, test_split)
+        prepare: Callable[..., dict[str, Any]] = prepare_streams if streaming else _prepare_tables
+        return prepare(picked, what, folder, column_mapping or {}, modalities, test_split is not None, seed)
+
+    if isinstance(dataset_name, Mapping) and not isinstance(dataset_name, datasets.DatasetDict):
+        splits = mix_splits({name: load(name) for name in dataset_name}, dataset_name, seed)
+    else:
+        splits = load(dataset_name)
+    limits = {split: max_train_samples if split == "train" else max_eval_samples for split in splits}
+    if not streaming:
+        return datasets.DatasetDict({split: limit_rows(part, limits[split], seed) for split, part in splits.items()})
+    return datasets.IterableDatasetDict({split: first_rows(part, limits[split]) for split, part in splits.items()})
+
+
+def _prepare_tables(
+    splits: Mapping[str, datasets.Dataset],
+    what: str,
+    folder: Path | None,
+    column_mapping: Mapping[str, str],
+    modalities: Sequence[str] | None,
+    wants_test: bool,
+    seed: int,
+) -> dict[str, datasets.Dataset]:
+    """Splits with our column names, encoded media, whole paths and each row's place; missing splits are made."""
+    prepared = {}
     for split, dataset in splits.items():
         dataset = expect_dataset(dataset, f"split {split!r} of {what!r}")
-        dataset = rename_columns(dataset, column_mapping or {}, modalities, what)
+        dataset = rename_columns(dataset, column_mapping, modalities, what)
         for name in dataset.column_names:
             if name != LABEL_COLUMN:
                 dataset = _leave_encoded(dataset, name, folder)
         if ROW_COLUMN not in dataset.column_names:
             dataset = dataset.add_column(ROW_COLUMN, [f"{split}[{index}]" for index in range(len(dataset))])
-        splits[split] = dataset
-    splits = add_missing_splits(splits, wants_test=test_split is not None, seed=seed)
-    limits = {"train": max_train_samples}
-    return datasets.DatasetDict(
-        {split: limit_rows(part, limits.get(split, max_eval_samples), seed) for split, part in splits.items()}
-    )
+        prepared[split] = dataset
+    return add_missing_splits(prepared, wants_test=wants_test, seed=seed)
 
 
 def _read(
-    name: Any, config_name: str | None, seed: int, revision: str | None, token: str | bool | None
-) -> tuple[dict[str, datasets.Dataset], Path | None]:
+    name: Any, config_name: str | None, seed: int, revision: str | None, token: str | bool | None, streaming: bool
+) -> tuple[dict[str, Any], Path | None]:
     """All splits of a source, and the folder that paths in it are relative to."""
-    if isinstance(name, datasets.Dataset):
+    if isinstance(name, (datasets.Dataset, datasets.IterableDataset if streaming else datasets.Dataset)):
         return {"train": name}, None
-    if isinstance(name, datasets.DatasetDict):
+    if isinstance(name, (datasets.DatasetDict, datasets.IterableDatasetDict if streaming else datasets.DatasetDict)):
         return dict(name), None
     if not isinstance(name, str):
         raise ValueError(
@@ -115,17 +145,18 @@ def _read(
         )
     if name.startswith(SAMPLE_PREFIX):
         return dict(load_sample(name.removeprefix(SAMPLE_PREFIX), seed=seed)), None
+    lazily = {"streaming": True} if streaming else {}
     path = Path(name).expanduser()
     if path.is_file():
-        return _read_file(path), path.resolve().parent
+        return _read_file(path, **lazily), path.resolve().parent
     if path.is_dir():
-        return _read_folder(path, config_name), path.resolve()
+        return _read_folder(path, config_name, **lazily), path.resolve()
     if path.suffix in _FILE_BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"There is no file or folder {name!r} (seen from {Path.cwd()}){_nearest_file(path)}")
     if f".{name}" in _FILE_BUILDERS or name in ("imagefolder", "audiofolder"):  # would read the working directory
         raise ValueError(f"{name!r} is a format, not a data set. Give the path of the file or folder, e.g. data.csv.")
     try:
-        loaded = datasets.load_dataset(name, config_name, revision=revision, token=token)
+        loaded = datasets.load_dataset(name, config_name, revision=revision, token=token, **lazily)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, ValueError) as error:
         raise ValueError(
             f"Cannot load the data set {name!r}: {error} (It is neither a file nor a folder here, so it was looked "
@@ -134,7 +165,7 @@ def _read(
     return dict(loaded), None
 
 
-def _read_file(path: Path) -> dict[str, datasets.Dataset]:
+def _read_file(path: Path, **lazily: Any) -> dict[str, Any]:
     suffix = path.suffix.lower()
     if suffix not in _FILE_BUILDERS:
         raise ValueError(
@@ -142,19 +173,19 @@ def _read_file(path: Path) -> dict[str, datasets.Dataset]:
             f"{did_you_mean(suffix, list(_FILE_BUILDERS))}"
         )
     builder, options = _FILE_BUILDERS[suffix]
-    return _load_local(str(path), builder, data_files=str(path), **options)
+    return _load_local(str(path), builder, data_files=str(path), **options, **lazily)
 
 
-def _read_folder(path: Path, config_name: str | None) -> dict[str, datasets.Dataset]:
+def _read_folder(path: Path, config_name: str | None, **lazily: Any) -> dict[str, Any]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(str(path))
         return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     if is_audio_folder(path):
         return load_audio_folder(path)
-    return _load_local(str(path), str(path.resolve()), name=config_name)
+    return _load_local(str(path), str(path.resolve()), name=config_name, **lazily)
 
 
-def _load_local(what: str, *args: Any, **kwargs: Any) -> dict[str, datasets.Dataset]:
+def _load_local(what: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """`datasets.load_dataset` on files, with its errors turned into ones that name the file."""
     try:
         return dict(datasets.load_dataset(*args, **kwargs))
@@ -178,15 +209,7 @@ def _leave_encoded(dataset: datasets.Dataset, column: str, folder: Path | None) 
     if folder is None or feature not in (datasets.Value("string"), datasets.Value("large_string")):
         return dataset
     values = dataset[column][:]
-    if not _holds_paths(column, values, folder):
+    if not holds_paths(column, values, folder):
         return dataset
     absolute = [value if value is None else str(folder / value) for value in values]
     return replace_column(dataset, column, absolute, datasets.Value("string"))
-
-
-def _holds_paths(column: str, values: Sequence[str | None], folder: Path) -> bool:
-    """Image and audio columns do; a column of another name does if one of its first values is a file."""
-    if column.startswith(("image", "audio")):
-        return True
-    first = [value for value in values[:100] if value and len(value) < 256]
-    return any((folder / value).is_file() for value in first)

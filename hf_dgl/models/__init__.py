@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from .configuration_cross_modal import FUSION_TYPES, CrossModalConfig
 from .flava import FlavaForSequenceClassification
+from .matching import Blip2ForImageTextMatching, BlipForImageTextMatching
 from .modeling_cross_modal import (
     CrossModalForSequenceClassification,
     CrossModalModel,
@@ -25,6 +26,8 @@ CrossModalProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "FUSION_TYPES",
+    "Blip2ForImageTextMatching",
+    "BlipForImageTextMatching",
     "CrossModalConfig",
     "CrossModalForSequenceClassification",
     "CrossModalModel",

@@ -294,7 +294,7 @@ def encode(
             # wav2vec2-base and kin were pretrained without mask (their feature extractors have
             # return_attention_mask=False), so the encoder gets none. The fusion still leaves padded frames out.
             del inputs[mask_name]
-    num_rows = len(inputs[main_name])
+    num_rows = inputs[main_name].shape[0]  # `len` would fix the batch size of an exported graph
     if inputs[main_name].ndim == 5 and _reads_frames(encoder.config):
         inputs[main_name] = inputs[main_name].flatten(0, 1)  # [B, frames, C, H, W] -> [B * frames, C, H, W]
 

@@ -92,6 +92,11 @@ class CrossModalPreTrainedModel(PreTrainedModel):
         Upstream's default writes those of encoders (ViT, ...) under the names of older releases, and `Trainer` reads
         checkpoints without translating them back: a resumed run would start from encoders that were never trained.
         """
+        # Where `trust_remote_code` finds the model with and without its head; upstream would name what is saved only.
+        self.config.auto_map = {
+            "AutoModel": "modeling_cross_modal.CrossModalModel",
+            "AutoModelForSequenceClassification": "modeling_cross_modal.CrossModalForSequenceClassification",
+        }
         super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
 
     @classmethod
@@ -200,8 +205,8 @@ class CrossModalModel(CrossModalPreTrainedModel):
             )
             masks[name] = mask if present is None else mask & present.bool()[:, None]
             tokens[name] = self.projections[name](encoded)
-        num_rows = {name: len(mask) for name, mask in masks.items()}
-        if len(set(num_rows.values())) > 1:
+        num_rows = {name: mask.shape[0] for name, mask in masks.items()}
+        if any(number != next(iter(num_rows.values())) for number in num_rows.values()):
             raise ValueError(
                 f"Got {num_rows} rows, expected as many of every modality. Where a row lacks a modality, keep the row "
                 "and say so with 'present'."

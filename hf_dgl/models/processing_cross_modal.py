@@ -163,11 +163,13 @@ class CrossModalProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """What `processor_config.json` holds: the modalities in order, and of what kind each one's processor is."""
-        return {
+        values = {
             "processor_class": type(self).__name__,
             "modalities": self.modalities,
             "kinds": {name: kind_of(processor) for name, processor in self.processors.items()},
         }
+        auto_map = getattr(self, "auto_map", None)  # set by `save_pretrained`: where the class is, beside the file
+        return values if auto_map is None else {**values, "auto_map": auto_map}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any

@@ -60,7 +60,7 @@ def test_train_help_lists_the_keys_of_a_recipe(capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    keys = [text.index(f"--{key} ") for key in ("alpha", "encoders", "dataset_name", "learning_rate")]
+    keys = [text.index(f"\n  --{key} ") for key in ("alpha", "encoders", "dataset_name", "learning_rate")]
     assert keys == sorted(keys)
 
 

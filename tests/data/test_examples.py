@@ -8,12 +8,14 @@ import pytest
 from hf_dgl.data import LabelSpec, load_sample
 
 MODULES = ["samples", "speech", "labels", "media", "splits", "collator", "sources"]
+MODULES += ["limits", "workers", "streaming", "mixing", "inspection", "broken", "preparation"]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, processor):
     module = importlib.import_module(f"hf_dgl.data.{name}")
-    names = {"processor": processor, "data": load_sample("image_text")} if name == "collator" else {}
+    takes_data = ("collator", "limits", "inspection", "broken", "preparation")
+    names = {"processor": processor, "data": load_sample("image_text")} if name in takes_data else {}
     result = doctest.testmod(
         module, extraglobs={**names, "LabelSpec": LabelSpec}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL
     )

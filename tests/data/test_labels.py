@@ -153,3 +153,30 @@ def test_regression_value_must_be_a_finite_number():
     with pytest.raises(ValueError, match="expected a finite number"):
         spec.encode_value(float("inf"))
     assert spec.encode(dataset_of([1, 2])).features["label"] == Value("float32")
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "names", "encoded"),
+    [
+        ([0, 1, 1], ["cat", "dog"], ("cat", "dog"), [0, 1, 1]),
+        (["dog", "cat", "dog"], ["dog", "cat", "owl"], ("dog", "cat", "owl"), [0, 1, 0]),
+        ([7, 3, 7], ["7", "3"], ("7", "3"), [0, 1, 0]),
+        ([0.0, 1.0, 1.0], ["cat", "dog"], ("cat", "dog"), [0, 1, 1]),
+    ],
+)
+def test_class_names_that_are_given(labels, class_names, names, encoded):
+    data = Dataset.from_dict({"label": labels})
+    spec = LabelSpec.from_dataset(data, class_names=class_names)
+    assert (spec.names, spec.problem_type) == (names, "single_label_classification")
+    assert spec.encode(data)["label"][:] == encoded
+
+
+def test_class_names_that_cannot_be():
+    data = Dataset.from_dict({"label": ["cat", "dog"]})
+    with pytest.raises(ValueError, match="class_names: expected every name once"):
+        LabelSpec.from_dataset(data, class_names=["cat", "cat"])
+    with pytest.raises(ValueError, match="Row 1 of split 'train'.*'dog' does not occur"):
+        LabelSpec.from_dataset(data, class_names=["cat", "cow"]).encode(data)
+    declared = data.cast_column("label", ClassLabel(names=["cat", "dog"]))
+    with pytest.raises(ValueError, match=r"class_names: the label column's classes \['dog'\] are missing"):
+        LabelSpec.from_dataset(declared, class_names=["cat", "cow"])

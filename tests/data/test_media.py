@@ -96,3 +96,42 @@ def test_missing_and_broken_audio_is_named(tmp_path):
         load_audio(tmp_path / "broken.wav", 16_000)
     with pytest.raises(ValueError, match="holds no samples"):
         load_audio(wav(np.zeros(0)), 16_000)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+def test_truncated_audio_is_refused_however_good_its_header(tmp_path, kind):
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000, format=kind)
+    assert len(load_audio(path, 16_000)) >= 16_000
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    soundfile.info(path)  # the header is fine
+    with pytest.raises(ValueError, match=f"Cannot read the audio file '.*a.{kind.lower()}'"):
+        load_audio(path, 16_000)
+
+
+def test_wav_from_a_pipe_states_no_size_and_is_whole(tmp_path):
+    """ffmpeg and others write 0xFFFFFFFF where they cannot go back to fill in the size."""
+    whole = bytearray(wav(np.zeros(800)))
+    place = whole.index(b"data") + 4
+    whole[place : place + 4] = b"\xff" * 4
+    assert len(load_audio(bytes(whole), 8000)) == 800
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.filterwarnings("ignore")
+def test_damage_of_any_kind_is_told_with_the_file(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(buffer, format=kind)
+    for trial in range(150):
+        damaged = bytearray(buffer.getvalue())
+        if trial % 2:
+            damaged = damaged[: rng.integers(0, len(damaged))]
+        else:
+            damaged[rng.integers(0, len(damaged))] = rng.integers(0, 256)
+        (tmp_path / "a").write_bytes(damaged)
+        try:
+            load_image(tmp_path / "a")
+        except ValueError as error:
+            assert str(tmp_path / "a") in str(error)

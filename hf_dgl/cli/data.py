@@ -1,0 +1,156 @@
+"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--key value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+_STREAM_ROWS = 1000
+_NUM_SHOWN = 20
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds the command to `hf-dgl`."""
+    parser = commands.add_parser(
+        "data",
+        parents=[common],
+        allow_abbrev=False,
+        help="what is in a recipe's data: counts, broken files, duplicates, lengths",
+        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--key value ...]",
+        description="Read all data of a recipe once, as training would, and report rows and classes per split, broken "
+        "and missing files, duplicates across splits, lengths against what the encoders can take, and what the most "
+        "frequent class alone would score. The recipe may be left out, as for `hf-dgl train`: --data my.csv --image "
+        "COLUMN --text COLUMN --label COLUMN --encoders image=... text=... The exit code is 1 if a row is broken.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with every row that was found")
+    parser.add_argument("--preview", metavar="FILE", help="draw some training rows to this file (png, pdf, svg)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Prints the report."""
+    from datasets import Dataset, IterableDataset
+
+    from hf_dgl.data.inspection import inspect_data
+    from hf_dgl.data.streaming import head
+    from hf_dgl.encoder_specs import resolve_encoder
+    from hf_dgl.finetune import build_processor, load_splits
+    from hf_dgl.recipe import load_recipe, split_words
+
+    recipe = load_recipe(*split_words(rest))
+    wanted: Any = recipe.model.encoders or {}
+    encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
+    modalities = list(encoders) or build_processor(recipe, {}, Dataset.from_dict({})).modalities
+    splits: Any = load_splits(recipe, modalities)
+    note = ""
+    if any(isinstance(part, IterableDataset) for part in splits.values()):
+        splits = {split: head(part, _STREAM_ROWS) for split, part in splits.items()}
+        note = f"The data is streamed: only the first {_STREAM_ROWS:,} rows of each split were read."
+    processor = build_processor(recipe, encoders, splits["train"])
+    data = recipe.data
+    report = inspect_data(
+        splits, processor, recipe.model.problem_type, data.class_names, data.preprocessing_num_workers
+    )
+    report.note = note
+    if arguments.preview:
+        from hf_dgl.data.preview import draw_preview
+
+        draw_preview(splits["train"], processor, arguments.preview)
+    if arguments.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print(report)
+    return 1 if report.is_broken else 0
+
+
+def _print(report: Any) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=SIMPLE_HEAD, title=f"labels: {report.problem_type}")
+    for index, column in enumerate(("", *report.splits)):
+        table.add_column(column, justify="right" if index else "left")
+    for title, cells in _lines(list(report.splits.values())):
+        table.add_row(title, *cells)
+    console.print(table)
+    lines = [f"{name}: {count} contents occur in several splits" for name, count in report.shared.items() if count]
+    if report.note:
+        lines.append(report.note)
+    for row in lines:
+        console.print(escape(row), highlight=False, soft_wrap=True)
+    _print_rows(
+        console,
+        "rows occur in several splits with the same inputs",
+        [" = ".join(group) for group in report.duplicates],
+    )
+    _print_rows(console, "rows cannot be used", [str(row) for row in report.broken])
+    if not report.broken:
+        console.print("Every row can be used.")
+    else:
+        console.print("Train without them: --on_error skip", highlight=False)
+
+
+def _print_rows(console: Any, what: str, rows: list[str]) -> None:
+    from rich.markup import escape
+
+    if rows:
+        console.print(f"{len(rows):,} {what}:", highlight=False)
+    for row in rows[:_NUM_SHOWN]:
+        console.print(f"  {escape(row)}", highlight=False, soft_wrap=True)
+    if len(rows) > _NUM_SHOWN:
+        console.print(f"  ... and {len(rows) - _NUM_SHOWN:,} more: --json lists them all.", highlight=False)
+
+
+def _lines(splits: list[Any]) -> list[tuple[str, list[str]]]:
+    """The table: a title and a cell per split."""
+    lines = [("rows", [f"{split.num_rows:,}" for split in splits])]
+    classes = splits[0].classes
+    if len(classes) > _NUM_SHOWN:
+        lines.append((f"rows of a class ({len(classes)})", [_range(list(split.classes.values())) for split in splits]))
+    else:
+        lines += [(f"  {name}", [f"{split.classes.get(name, 0):,}" for split in splits]) for name in classes]
+    if any(split.baseline is not None for split in splits):
+        cells = ["" if split.baseline is None else f"{split.baseline:.3f}" for split in splits]
+        lines.append(("majority baseline", cells))
+    for name in splits[0].missing:
+        if any(split.missing[name] for split in splits):
+            lines.append((f"{name}: missing", [f"{split.missing[name]:,}" for split in splits]))
+        lines += _lengths(f"{name}: tokens", [split.texts.get(name) for split in splits], ".0f")
+        lines += _lengths(f"{name}: seconds", [split.audios.get(name) for split in splits], ".2f")
+        if any(name in split.images for split in splits):
+            sizes = [_size(split.images.get(name)) for split in splits]
+            lines.append((f"{name}: pixels", sizes))
+    return lines
+
+
+def _lengths(title: str, found: list[Any], form: str) -> list[tuple[str, list[str]]]:
+    there = [part for part in found if part is not None]
+    if not there:
+        return []
+    ranges = ["" if part is None else f"{part.minimum:{form}} to {part.maximum:{form}}" for part in found]
+    medians = ["" if part is None else f"{part.median:{form}}" for part in found]
+    lines = [(title, ranges), ("  median", medians)]
+    if there[0].limit is not None:
+        longer = ["" if part is None else f"{part.num_longer:,}" for part in found]
+        lines.append((f"  longer than {there[0].limit:{form}}", longer))
+    return lines
+
+
+def _range(counts: list[int]) -> str:
+    return f"{min(counts):,} to {max(counts):,}" if counts else ""
+
+
+def _size(sizes: Any) -> str:
+    if sizes is None:
+        return ""
+    if sizes.num_different == 1:
+        return f"all {_by(sizes.most_common)}"
+    return f"{_by(sizes.smallest)} to {_by(sizes.largest)}, often {_by(sizes.most_common)}"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,67 @@
+"""Splits as they were read -> splits to train on, once it is known which encoder reads them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import datasets
+
+from .broken import leave_out_broken_rows
+from .columns import CROP_COLUMN
+from .limits import audio_limit, report_long_texts
+from .streaming import leave_out_broken_rows_of_streams
+
+
+def prepare_splits(
+    splits: Any,
+    processor: Any,
+    on_error: str = "raise",
+    max_audio_seconds: float | None = None,
+    num_workers: int | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    is_training: bool = True,
+    is_main_process: bool = True,
+) -> Any:
+    """Leaves out broken rows if that is wanted, says how many texts are too long, and marks rows for random crops.
+
+    Args:
+        splits: From `load_data`, streamed or not.
+        processor: A `CrossModalProcessor`.
+        on_error: `skip`: every row is decoded once, in worker processes, and broken ones are left out (in a stream
+            when they are met). `raise`: nothing is decoded here; the collator names the first that it meets.
+        max_audio_seconds: What the collator is given, too.
+        num_workers: Processes that decode; None: one per core.
+        output_dir: For the list of broken rows; None: no list.
+        is_training: Whether the rows of the training split are trained on, so that crops are random.
+        is_main_process: Whether this one looks, warns and writes.
+
+    Returns:
+        The splits; training rows hold `random_crop` where audio may have to be cropped.
+
+    Raises:
+        ValueError: nothing is left of a split.
+
+    Example:
+        >>> few = datasets.DatasetDict(train=data["train"].select(range(3)))
+        >>> prepare_splits(few, processor, on_error="skip", max_audio_seconds=5.0)["train"][0]["random_crop"]
+        True
+    """
+    is_stream = any(isinstance(split, datasets.IterableDataset) for split in splits.values())
+    if on_error == "skip" and is_stream:
+        splits = leave_out_broken_rows_of_streams(splits, processor, output_dir)
+    elif on_error == "skip":
+        splits = leave_out_broken_rows(splits, processor, num_workers, output_dir, is_main_process)
+    if is_main_process:
+        report_long_texts(splits, processor)
+    limits = [audio_limit(processor.processors[name]) for name in processor.modalities]
+    has_audio = any(processor.sampling_rate(name) is not None for name in processor.modalities)
+    if not is_training or "train" not in splits or not has_audio or (max_audio_seconds is None and not any(limits)):
+        return splits
+    train = splits["train"]
+    marked = train.map(_mark) if is_stream else train.add_column(CROP_COLUMN, [True] * len(train))
+    return type(splits)({**splits, "train": marked})
+
+
+def _mark(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, CROP_COLUMN: True}

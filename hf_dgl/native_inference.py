@@ -1,0 +1,89 @@
+"""Labels from a fine-tuned multimodal checkpoint: the pipeline of `hf_dgl.inference`, with flat batches.
+
+Such a model reads all of its modalities in every row. What each alone would have answered is what evaluation scores:
+the others are absent in the sense of the table of architectures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Pipeline
+
+from .architectures import modalities_of
+from .data import ROW_COLUMN, NativeCollator
+from .disentangle import disentangle
+from .inference import TASK, CrossModalPipeline
+from .native import TEXT, NativeProcessor
+from .outputs import entry
+
+
+class NativePipeline(CrossModalPipeline):
+    """As [`CrossModalPipeline`], for a model with a fusion of its own. `pipeline(model_id)` chooses it.
+
+    Args:
+        model: A model of a class that [`hf_dgl.native`] knows.
+        processor: Its [`NativeProcessor`].
+        **kwargs: Of `transformers.Pipeline`.
+
+    Raises:
+        ValueError: for a model that writes text: it has no labels to score.
+
+    Example:
+
+        >>> hf_dgl.pipeline("outputs/flava_hateful_memes")(image="meme.png", text="look at this")["label"]
+        'not hateful'
+    """
+
+    def __init__(self, model: Any, processor: NativeProcessor, **kwargs: Any) -> None:
+        if processor.head == TEXT:
+            raise ValueError(
+                f"{type(model).__name__} writes text and scores no labels: use its `generate`, as transformers "
+                "documents it (AutoProcessor and the class load from the same folder)."
+            )
+        used: Any = processor
+        Pipeline.__init__(self, model=model.eval(), processor=used, **{"task": TASK, **kwargs})
+        self.tokenizer = None
+        self._names = list(modalities_of(model))
+
+    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [item["values"] for item in items if item["error"] is None]
+        inputs = NativeCollator(self.processor)(rows) if rows else {}
+        errors = [item["error"] for item in items]
+        return {"inputs": inputs, "given": [self._names for _ in rows], "errors": errors}
+
+    def _decode(self, row: Any, timeout: float, folder: Any) -> dict[str, Any]:
+        values = super()._decode(row, timeout, folder)
+        for name in self.modalities:
+            if name not in values:
+                where = f"Row {row[ROW_COLUMN]}: " if ROW_COLUMN in row else ""
+                raise ValueError(
+                    f"{where}{type(self.model).__name__} reads all of its modalities {self.modalities} in every row; "
+                    f"{name!r} is missing."
+                )
+        return values
+
+    def _forward(  # type: ignore[override]
+        self, input_tensors: Any, on_error: str = "raise", unimodal: bool = True
+    ) -> dict[str, Any]:
+        errors = [error for error in input_tensors["errors"] if error is not None]
+        if errors and on_error == "raise":
+            raise ValueError(errors[0])
+        inputs = {
+            key: value.to(self.dtype) if value.is_floating_point() else value
+            for key, value in input_tensors["inputs"].items()
+        }
+        rest = {"given": input_tensors["given"], "errors": input_tensors["errors"]}
+        if not inputs:
+            return {"fused": None, "alone": {}, **rest}
+        if not unimodal:
+            return {"fused": _logits(self.model(**inputs)), "alone": {}, **rest}
+        with disentangle(self.model, modalities_of(self.model)) as handle, handle.unimodal_outputs():
+            output = self.model(**inputs)
+        alone = {name: _logits(part) for name, part in entry(output, "unimodal").items()}
+        return {"fused": _logits(output), "alone": alone, **rest}
+
+
+def _logits(output: Any) -> Any:
+    found = entry(output, "logits")
+    return entry(output, "question_answering_score") if found is None else found  # LXMERT's word
