@@ -157,6 +157,16 @@ def text_tokens(*placeholders: int, ids: str = "input_ids") -> Tokens:
     return tokens
 
 
+def after_first(tokens: Tokens) -> Tokens:
+    """The tokens but the first of each row, which an empty text keeps."""
+
+    def rest(call: Call) -> torch.Tensor:
+        found = tokens(call)
+        return found & (found.cumsum(1) > 1)
+
+    return rest
+
+
 def inner_tokens(call: Call) -> torch.Tensor:
     """The text between its first and its last attended token (`[CLS]` and `[SEP]`)."""
     attended = _mask_of(call, "attention_mask", "input_ids").bool()

@@ -7,7 +7,7 @@ redundant), and ruinous where the label can only be told from several of them: $
 
 `adaptive_dgl` lets the multimodal gradient through and adds the unimodal loss with the weight
 
-    α_m = alpha_m · w · min(1, Σ_k u_k / u_τ)⁴ · u_τ² · u_m            (w = 1)
+    α_m = alpha_m · min(1, Σ_k u_k / u_τ)⁴ · u_τ² · u_m
 
 so that it is joint training where a modality alone says nothing (u_m), where the modalities together say more than the
 sum of what each says alone (the label is told by their interplay), and where the fused loss is high yet. The unimodal
@@ -18,7 +18,6 @@ the encoders. They never reach the fusion, as in DGL.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,6 @@ from .passes import MULTIMODAL
 
 _DECAY = 0.95  # of the running losses, per step
 
-_WEIGHT = float(os.environ.get("W","1"))
 _LEAST = 0.05  # of the labels explained, below which ratios to it mean nothing
 
 
@@ -171,12 +169,9 @@ def adapt(handle: Disentangled, explained: Explained, alpha: Mapping[str, float]
     shares = explained.shares()
     together = shares.pop(MULTIMODAL)
     redundancy = (torch.stack(list(shares.values())).sum() / together.clamp(min=_LEAST)).clamp(max=1.0)
-    q = float(os.environ.get("Q", "2"))
-    k = float(os.environ.get("K", "1"))
-    gate = redundancy**4 * together**q
     for name, share in shares.items():
-        handle.alpha[name] = alpha[name] * (gate * (k * share).clamp(max=1)).float()  # type: ignore[assignment]
-        handle.multimodal_to_encoders[name] = float(1 - gate) if float(gate) < 0.999 else 0.0
+        weight = redundancy**4 * together**2 * share
+        handle.alpha[name] = alpha[name] * weight.float()  # type: ignore[assignment]
 
 
 def _over_processes(losses: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:

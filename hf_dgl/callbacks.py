@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .adaptive import Explained
+from .architectures import below_adapters
 from .checkpoints import newest_complete
 
 
@@ -43,6 +44,25 @@ class SaveAfterTheEpoch(TrainerCallback):
         self._waits = False
 
 
+class LeaveInputsAlone(TrainerCallback):
+    """Takes off the hooks with which upstream makes inputs require gradients under activation checkpointing.
+
+    Only the reentrant kind needs them, which DGL refuses; models that add to embeddings in place (BLIP, GIT) raise
+    with them.
+
+    Example:
+
+        >>> trainer.add_callback(LeaveInputsAlone())
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model = below_adapters(kwargs["model"])
+        if args.activation_checkpointing and hasattr(model, "disable_input_require_grads"):
+            model.disable_input_require_grads()  # type: ignore[operator]
+
+
 class RememberExplained(TrainerCallback):
     """Keeps the running shares of [`Explained`] in a checkpoint's `trainer_state.json`, and goes on from them.
 
@@ -62,7 +82,8 @@ class RememberExplained(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        explained, kept = self._explained(), state.stateful_callbacks.get(self._KEY)
+        states: Any = state.stateful_callbacks  # a dict by now, whatever its annotation says
+        explained, kept = self._explained(), states.get(self._KEY)
         if explained is not None and kept is not None:
             explained.load_state_dict(kept)
 
@@ -79,7 +100,8 @@ class RememberExplained(TrainerCallback):
     def _keep(self, state: TrainerState, control: TrainerControl) -> None:
         explained = self._explained()
         if explained is not None and control.should_save:
-            state.stateful_callbacks[self._KEY] = explained.state_dict()
+            states: Any = state.stateful_callbacks
+            states[self._KEY] = explained.state_dict()
 
 
 class StopWhenNotFinite(TrainerCallback):

@@ -27,9 +27,9 @@ from torch import nn
 from .absence import other_text, text_tokens
 from .dataflow_inputs import TARGET, group_inputs
 from .dataflow_proposal import Proposal
+from .dataflow_refusals import refuse_too_few, refuse_undefined, refuse_unseparated, refuse_untrainable
 from .dataflow_tags import Observation, Seen, observe
 from .modalities import FUSION, Modality
-from .outputs import entry, loss_of, tensors_in
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Seq
     """
     groups = group_inputs(batch, inputs)
     names = [name for name in groups if name not in (TARGET, FUSION)]
-    _refuse_too_few(names, groups)
+    refuse_too_few(names, groups)
     seen = observe(model, batch)
     if seen.loss is not None and TARGET not in groups:
         raise ValueError(
@@ -79,9 +79,9 @@ def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Seq
     ownership = _Ownership(model, seen, groups, names)
     ownership.judge()
     exits = {name: ownership.exits(name) for name in names}
-    _refuse_unseparated(names, exits, seen, groups)
+    refuse_unseparated(names, exits, seen, groups)
     own = {name: ownership.own_of(name, exits[name]) for name in names}
-    _refuse_untrainable(own, seen, model)
+    refuse_untrainable(own, seen, model)
     around = observe(model, batch, [path for found in exits.values() for path in found]).output.inputs
     omit = _may_be_omitted(model, batch, groups, names)
     modalities, places, notes = {}, {}, []
@@ -94,7 +94,7 @@ def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Seq
             notes.append(f"{name} has no parameters of its own: its unimodal loss trains nothing and is skipped.")
     notes += _around_in_words(modalities, around, omit)
     proposal = ownership.proposal(modalities, own, places, notes)
-    _refuse_undefined(model, batch, proposal)
+    refuse_undefined(model, batch, proposal)
     return proposal
 
 
@@ -340,76 +340,6 @@ def _around_in_words(modalities: Mapping[str, Modality], around: frozenset[str],
         + (" (as the places of other modalities' features, and of padding)." if name == "input_ids" else ".")
         for name in content
     ]
-
-
-# ---- what DGL cannot be done with ----
-
-
-def _refuse_too_few(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
-    if len(names) < 2:
-        what = f"only {names[0]!r} ({', '.join(groups[names[0]])})" if names else "none"
-        raise ValueError(
-            f"DGL needs at least two modalities, and the batch has {what}. Labels and a decoder's inputs are what is "
-            "predicted, and no modality. If another input is one, say so: `inputs={'text': ['...']}`."
-        )
-
-
-def _refuse_unseparated(
-    names: Sequence[str],
-    exits: Mapping[str, Sequence[str]],
-    seen: Observation,
-    groups: Mapping[str, Sequence[str]],
-) -> None:
-    for name in names:
-        if not set(groups[name]) & seen.output.inputs:
-            raise ValueError(
-                f"The model's output does not depend on {name!r} ({', '.join(groups[name])}): it is one modality "
-                "less. Does this batch have what the model reads?"
-            )
-    for name in names:
-        if not exits[name]:
-            first = [path for path, module in seen.modules.items() if set(groups[name]) & module.raw]
-            where = f" It enters at {max(first, key=len)!r}." if first else ""
-            raise ValueError(
-                f"No module of the model sees {name!r} alone, so it has no encoder: it is fusion from the start."
-                f"{where} If you know better: `modalities={{'{name}': {{'encoder': ['...']}}, ...}}`."
-            )
-
-
-def _refuse_untrainable(own: Mapping[str, set[str]], seen: Observation, model: nn.Module) -> None:
-    if not any(own.values()):
-        raise ValueError(
-            f"All parameters of {type(model).__name__} are fusion: no modality has an encoder of its own to train. "
-            "Train it jointly, `method: joint`."
-        )
-    for name, found in own.items():
-        if found and found <= seen.blind:
-            raise ValueError(
-                f"The model runs its {name} encoder ({sorted(found)[0]!r} and {len(found) - 1} more) under "
-                "`torch.no_grad()`, so it cannot be trained, by DGL or otherwise."
-            )
-
-
-def _refuse_undefined(model: nn.Module, batch: Mapping[str, Any], proposal: Proposal) -> None:
-    """One modality alone must give an output, and a finite one."""
-    from .disentangle import disentangle
-
-    training = model.training
-    try:
-        with disentangle(model.eval(), proposal.modalities) as handle, handle.unimodal_outputs(), torch.no_grad():
-            alone = entry(model(**batch), "unimodal")
-    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise ValueError(f"The model does not run with one modality alone: {error}\n\n{proposal}") from error
-    finally:
-        model.train(training)
-    for name, output in alone.items():
-        loss = loss_of(output)
-        values = tensors_in(output if loss is None else loss)
-        if not all(bool(value.isfinite().all()) for value in values if value.is_floating_point()):
-            raise ValueError(
-                f"The loss of {name} alone is not finite (NaN or infinite): it is undefined where the other "
-                "modalities are absent. Put a head with a supervised loss on the model's encoders."
-            )
 
 
 def _reads(met: frozenset[str]) -> str:

@@ -86,6 +86,6 @@ def _unknown(name: str, batch: Mapping[str, Any]) -> str:
     return (
         f"Which modality is the input {name!r}? Its name does not tell. Say it: "
         f"`inputs={{'image': [{name!r}]}}` (or 'text', 'audio', or a name of yours); "
-        f"`inputs={{'{FUSION}': [{name!r}]}}` if it belongs to none, `inputs={{'{TARGET}': [{name!r}]}}` if it is what is predicted. "
-        f"The batch has {list(batch)}."
+        f"`inputs={{'{FUSION}': [{name!r}]}}` if it belongs to none, "
+        f"`inputs={{'{TARGET}': [{name!r}]}}` if it is what is predicted. The batch has {list(batch)}."
     )

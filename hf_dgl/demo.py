@@ -9,6 +9,7 @@ Nothing leaves the machine: no analytics, no public link, no fonts from elsewher
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,12 @@ def answer(pipe: CrossModalPipeline, given: Any) -> list[Any]:
         found = pipe(row, top_k=_TOP_K)
     except ValueError as error:
         reason = str(error).partition(" Replace the file")[0]  # the rest is advice for data sets
+        reason = re.sub(r" '?<_io\.BytesIO object at \w+>'?", "", reason)
         return [f"**That did not work.** {reason}", *_blank(pipe)[1:]]
     without = [name for name in there if name not in used]
     note = f"From the **{_listed(used, 'and')}**" + (" only." if len(used) == 1 else ".")
     note += f" Without the {_listed(without, 'and')}." if without else ""
-    return [note, _shown(found), *(_shown(found["modalities"].get(name)) for name in names)]
+    return [note, _shown(found), *(_shown(found.get("modalities", {}).get(name)) for name in names)]
 
 
 def space_files(model_id: str) -> dict[str, str]:
@@ -191,7 +193,7 @@ def _inputs(gradio: Any, pipe: CrossModalPipeline) -> tuple[list[Any], list[Any]
     values, switches = [], []
     for name in pipe.modalities:
         kind = pipe.kind(name)
-        with gradio.Group():
+        with gradio.Column(variant="panel"):
             if kind == "image":
                 image = gradio.Image(label=name, type="filepath", sources=["upload", "clipboard"], height=220)
                 values.append(_path_only(image))
@@ -264,11 +266,12 @@ def _examples(name: str, pipe: CrossModalPipeline) -> list[list[Any]]:
     for entry in entries or []:
         if not isinstance(entry, dict) or not set(entry) & set(pipe.modalities):
             continue
-        row = []
+        row: list[Any] = []
         for modality in pipe.modalities:
             value = entry.get(modality)
-            is_file = value is not None and pipe.kind(modality) != "text" and "://" not in str(value)
-            row.append(cached_file(name, value, _raise_exceptions_for_missing_entries=False) if is_file else value)
+            if value is not None and pipe.kind(modality) != "text" and "://" not in str(value):
+                value = cached_file(name, str(value), _raise_exceptions_for_missing_entries=False)
+            row.append(value)
         found.append(row)
     return found
 

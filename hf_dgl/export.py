@@ -163,7 +163,12 @@ class OnnxModel:
         return self.session.run(["logits"], feed)[0]
 
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
 
 
 class _Logits(nn.Module):

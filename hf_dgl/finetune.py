@@ -190,8 +190,24 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         str(model_id) if os.path.isdir(model_id) else wanted.output_dir,
         **{name: getattr(wanted, name) for name in _EVALUATION_ARGUMENTS},
     )
-    _check_streaming(recipe)
     _prepare(training)
+    parts = parts_to_score(model_id, recipe, split)
+    trainer = _trainer(training, parts.model, parts.processor, {}, parts.collator)
+    (rows,) = parts.splits.values()
+    return plain_metrics(trainer.predict(rows).metrics or {}, "test")
+
+
+def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None = None) -> Parts:
+    """A fine-tuned model, and the one split of a recipe's data to score it on.
+
+    Args, Raises: As [`evaluate`].
+
+    Example:
+
+        >>> parts_to_score("outputs/image_text", load_recipe("outputs/image_text/recipe.yaml")).splits
+        {'evaluated': Dataset({...})}
+    """
+    _check_streaming(recipe)
     model, processor = load_trained(str(model_id), token=recipe.model.token)
     if split not in (None, "train", "validation", "test"):
         recipe.data.test_split, split = split, "test"
@@ -200,9 +216,8 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
     rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
     if not _writes_text(processor):
         rows = LabelSpec.from_config(model.config).encode(rows, split)
-    rows = _countable({"evaluated": rows}, recipe)["evaluated"]
-    trainer = _trainer(training, model, processor, {}, _collator(model, processor, recipe.data.max_audio_seconds))
-    return plain_metrics(trainer.predict(rows).metrics or {}, "test")
+    rows = _countable({"evaluated": rows}, recipe)
+    return Parts(model, processor, rows, _collator(model, processor, recipe.data.max_audio_seconds))
 
 
 def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:

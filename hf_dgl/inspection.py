@@ -147,9 +147,8 @@ def inspect_source(
     from .inspectable import load_model_and_batch
 
     model, batch, settings = load_model_and_batch(source, check, model_class, overrides)
-    base = getattr(model, "get_base_model", lambda: model)()
-    known = architecture_of(base)
-    modalities = modalities_of(base, partition or settings.pop("partition", None))
+    known = architecture_of(model)
+    modalities = modalities_of(model, partition or settings.pop("partition", None))
     with disentangle(model, modalities, **settings.pop("disentangle", {})) as handle:
         freeze(handle.partition, settings.pop("freeze", None) or [])
         found = inspect_model(handle, batch)

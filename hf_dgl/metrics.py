@@ -233,13 +233,13 @@ def compute_metrics_for(problem_type: str, modalities: Sequence[str]) -> Callabl
         >>> compute(EvalPrediction({"logits": logits, "image": -logits}, np.array([0, 1])))["accuracy_image"]
         0.0
     """
-    if problem_type not in _SCORERS:
-        raise ValueError(f"Unknown problem_type {problem_type!r}{did_you_mean(problem_type, list(_SCORERS))}")
-    score, headline = _SCORERS[problem_type]
+    if problem_type not in SCORERS:
+        raise ValueError(f"Unknown problem_type {problem_type!r}{did_you_mean(problem_type, list(SCORERS))}")
+    score, headline = SCORERS[problem_type]
 
     def score_labelled_rows(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = _first(prediction.predictions), _first(prediction.label_ids)
-        counts = _labelled(labels, problem_type)
+        counts = labelled(labels, problem_type)
         return score(logits[counts], labels[counts]) if counts.any() else {}
 
     each = per_modality(score_labelled_rows, modalities)
@@ -315,7 +315,7 @@ def _rows(tree: Any, rows: np.ndarray) -> Any:
     return tree if tree is None else np.asarray(tree)[rows]
 
 
-def _labelled(labels: np.ndarray, problem_type: str) -> np.ndarray:
+def labelled(labels: np.ndarray, problem_type: str) -> np.ndarray:
     """bool `[N]`: which rows count. -100 is a possible value of a regression label, so there only NaN is skipped."""
     if problem_type == "regression":
         return ~np.isnan(labels.reshape(len(labels), -1)).any(axis=1)
@@ -338,7 +338,7 @@ def _score_regression(outputs: np.ndarray, labels: np.ndarray) -> dict[str, floa
     return MeanAbsoluteError.score(outputs, labels) | Pearson.score(outputs, labels)
 
 
-_SCORERS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], dict[str, float]], str]] = {
+SCORERS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], dict[str, float]], str]] = {
     "single_label_classification": (_score_single_label, "accuracy"),
     "multi_label_classification": (_score_multi_label, "map"),
     "regression": (_score_regression, "mae"),

@@ -17,14 +17,14 @@ from hf_dgl.models.encoders import encoder_class
 from hf_dgl.results import HEADLINES, results_so_far, results_table
 
 if TYPE_CHECKING:
-    from hf_dgl.trainer import DGLTrainer
+    from hf_dgl.saving import SavingTrainer
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _MANY_LABELS = 30
 
 
 def create_model_card(
-    trainer: DGLTrainer,
+    trainer: SavingTrainer,
     model_name: str | None = None,
     language: str | None = None,
     license: str | None = None,

@@ -189,7 +189,7 @@ class Run:
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
     """Gives one module another forward; returns what undoes it."""
     replaced = module.__dict__.get("forward")  # somebody else's replacement (Accelerate wraps forwards, too)
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     if replaced is None:
         return functools.partial(delattr, module, "forward")
     return functools.partial(setattr, module, "forward", replaced)

@@ -86,7 +86,8 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
         path: A flat YAML file whose keys are fields of `ModelArguments`, `DataArguments` or `DGLTrainingArguments`.
             None: there is no file, the words say it all; a few defaults ([`WITHOUT_FILE`]) suit small data.
         overrides: Words of a command line: `--key value`, `--key=value`, `--flag`; `--key name=value name=value` for
-            keys that hold a mapping, which changes the entries it names and leaves the others as the recipe has them.
+            keys that hold a mapping, which changes the entries it names and leaves the others as the recipe has them;
+            `--key '{name: null}'` removes an entry.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -98,10 +99,10 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
     """
     values = {key: _typed(key, value) for key, value in (WITHOUT_FILE if path is None else _read_yaml(path)).items()}
     for key, words in read_overrides(overrides, list(_encoders_of(values))).items():
-        value = _typed(key, _from_words(key, words))
-        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
-            value = {**values[key], **value}
-        values[key] = value
+        value, before = _from_words(key, words), values.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            value = {name: entry for name, entry in {**before, **value}.items() if entry is not None}
+        values[key] = _typed(key, value)
     name = _name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
     return _build(values, name)
 

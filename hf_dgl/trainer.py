@@ -1,46 +1,40 @@
 """`DGLTrainer`: a `transformers.Trainer` that trains with disentangled gradients and evaluates each modality.
 
-It owns no loop. What it overrides, and why, stands in the first line of each method.
+It owns no loop. What it overrides, and why, stands in the first line of each method. Saving, resuming and pushing are
+in `saving.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from .adapters import complete_adapter
 from .adaptive import ChanceLevel, Explained, adapt
-from .architectures import architecture_of, modalities_of
-from .callbacks import RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite
-from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume, under_its_own_names
-from .curves import save_pictures
-from .data.streaming import place_in_stream
+from .architectures import architecture_of, below_adapters, modalities_of
+from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite
 from .dataflow import find_modalities
 from .disentangle import METHODS, Disentangled, disentangle
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
-from .hub import copy_what_upstream_does_not, uploads
 from .metrics import compute_metrics_for, per_modality
-from .model_card import create_model_card
 from .outputs import entry, map_tensors, tensors_in
 from .parallelism import refuse_what_is_not_exact
 from .passes import MULTIMODAL
+from .saving import SavingTrainer
 from .training_args import DGLTrainingArguments, numbers
 
 logger = logging.get_logger(__name__)
 
 
-class DGLTrainer(Trainer):
+class DGLTrainer(SavingTrainer):
     """Fine-tunes a multimodal model with disentangled gradient learning.
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
@@ -70,8 +64,6 @@ class DGLTrainer(Trainer):
         {'eval_loss': 0.4, 'eval_accuracy': 0.9, 'eval_accuracy_image': 0.6, 'eval_accuracy_text': 0.8, ...}
     """
 
-    args: DGLTrainingArguments
-
     def __init__(
         self,
         model: Any = None,
@@ -88,7 +80,6 @@ class DGLTrainer(Trainer):
             raise ValueError(f"`args` must be DGLTrainingArguments(...), got {type(args).__name__}.")
         _check_dataset("train_dataset", kwargs.get("train_dataset"))
         self._declared = modalities
-        self.recipe = ""
         self.disentangled: Disentangled | None = None
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)  # since the last log, on the device
         self._evaluated: dict[str, list[torch.Tensor]] = defaultdict(list)  # losses alone: [sum over rows, rows]
@@ -110,14 +101,10 @@ class DGLTrainer(Trainer):
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
         if problem_type is not None:
             self._explain(problem_type)
+        self.add_callback(LeaveInputsAlone())
         self.add_callback(StopWhenNotFinite())
         self.add_callback(SaveAfterTheEpoch())
         self.add_callback(RememberExplained(lambda: self.explained))
-
-    @property
-    def _plain_model(self) -> nn.Module:
-        assert self.model is not None
-        return self.model
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)
@@ -139,15 +126,14 @@ class DGLTrainer(Trainer):
             if isinstance(self._declared, str):
                 self._declared = self._found(model, self._declared)
             return self._declared
-        base = _base_model(model)
-        known = architecture_of(base)
+        known, name = architecture_of(model), type(below_adapters(model)).__name__
         if known.note:
-            logger.warning_once(f"{type(base).__name__}: {known.note}")
+            logger.warning_once(f"{name}: {known.note}")
         if self.args.method is None:
             self.args.method = known.method
             if known.method != "dgl":
-                logger.warning_once(f"{type(base).__name__} is trained with `method: {known.method}`. {known.absent}")
-        return modalities_of(base, self.args.partition)
+                logger.warning_once(f"{name} is trained with `method: {known.method}`. {known.absent}")
+        return modalities_of(model, self.args.partition)
 
     def _found(self, model: nn.Module, how: str) -> Mapping[str, Any]:
         """`modalities="auto"`: found, and checked, on a batch of the training data."""
@@ -224,7 +210,8 @@ class DGLTrainer(Trainer):
         """Begins to follow what each modality explains of the labels."""
         assert self.disentangled is not None
         adaptive = METHODS[self.args.method or "dgl"].adaptive
-        chance = ChanceLevel(problem_type, self._plain_model.config.num_labels)
+        config: Any = self._plain_model.config
+        chance = ChanceLevel(problem_type, config.num_labels)
         self.explained = Explained(list(self.disentangled.partition.modalities), chance, everywhere=adaptive)
 
     def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
@@ -351,100 +338,6 @@ class DGLTrainer(Trainer):
         new = min(max(state.remainder - self.args.process_index * size, 1), size)
         rows = torch.arange(size).clamp(max=new - 1)
         return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
-
-    # ---- checkpoints --------------------------------------------------------------------------------------------
-
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """Resumes from complete checkpoints only, and says what to do when the disk is full."""
-        if resume_from_checkpoint:  # a folder, or True
-            with self.args.main_process_first(local=self.args.save_on_each_node, desc="choosing the checkpoint"):
-                resume_from_checkpoint = to_resume(resume_from_checkpoint, str(self.args.output_dir))
-        with explaining_a_full_disk(str(self.args.output_dir)):
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
-        epochs_trained, steps_trained = super()._init_training_state(*args, **kwargs)
-        checkpoint = args[3]
-        if checkpoint is not None and not has_length(self.train_dataset) and not self.args.ignore_data_skip:
-            place = place_in_stream(checkpoint, self.args.gradient_accumulation_steps)
-            epochs_trained, steps_trained = place or (epochs_trained, steps_trained)
-        done = self.state.global_step >= self.state.max_steps
-        return (self.state.num_train_epochs if done else epochs_trained), steps_trained
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Replaces a model's files all at once, so that no crash leaves half of one."""
-        folder = str(self.args.output_dir) if output_dir is None else output_dir
-        if not self.args.should_save:  # upstream may need every process to gather what one of them writes
-            super()._save(folder, state_dict)
-            return
-        model = self.accelerator.unwrap_model(self._plain_model, keep_torch_compile=False)
-        is_checkpoint = os.path.basename(folder).startswith(PREFIX_CHECKPOINT_DIR)
-        with replaced_at_once(folder) as draft, under_its_own_names(model) if is_checkpoint else nullcontext():
-            super()._save(draft, state_dict)
-            complete_adapter(self.accelerator.unwrap_model(self._plain_model), draft)
-            if os.path.abspath(folder) != os.path.abspath(str(self.args.output_dir)):
-                create_model_card(self, checkpoint=folder).save(os.path.join(draft, "README.md"))
-
-    # ---- the Hub ------------------------------------------------------------------------------------------------
-
-    def _uploads(self, trained: bool = True) -> AbstractContextManager[None]:
-        folder = str(self.args.output_dir)
-        return uploads(self.args.hub_model_id or os.path.basename(folder), folder if trained else None)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Says in one sentence what is wrong when the Hub refuses; with `push_to_hub` that is before training."""
-        with self._uploads(trained=False):
-            super().init_hf_repo(token, private)
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Uploads by the rules of `hf_dgl.hub` (no optimizer state, no paths of this machine)."""
-        if self.hub_model_id is None:  # the Hub is asked first then: whatever it says, the model is on the disk
-            self.save_model(_internal_call=True)
-        with self._uploads():
-            return super().push_to_hub(*args, **kwargs)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As `push_to_hub`; and adds to what upstream takes out of a checkpoint: our files, and a card."""
-        is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()  # reading the folder
-        if self.args.hub_strategy != HubStrategy.END and not is_busy and self.is_world_process_zero():
-            copy_what_upstream_does_not(checkpoint_folder, str(self.args.output_dir))
-            self.create_model_card()
-        with self._uploads():
-            super()._push_from_checkpoint(checkpoint_folder)
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """Writes our card in place of upstream's draft (which asks its reader to fill it in)."""
-        if self.is_world_process_zero():
-            folder = str(self.args.output_dir)
-            os.makedirs(folder, exist_ok=True)
-            if self.disentangled is not None:
-                problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
-                modalities = list(self.disentangled.partition.modalities)
-                save_pictures(folder, self.state.log_history, modalities, problem_type)
-            card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
-            card.save(os.path.join(folder, "README.md"))
-
-
-def _base_model(model: nn.Module) -> nn.Module:
-    """The model below PEFT."""
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 def _first_prediction(output: Any) -> torch.Tensor:

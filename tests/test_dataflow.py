@@ -103,6 +103,12 @@ def test_toys(toy: Any) -> None:
         assert parameter.startswith(f"enc_{owner}")
 
 
+def test_encoders_that_share_their_first_layer_are_refused() -> None:
+    model = make_toy(TiedEncoders)
+    with pytest.raises(ValueError, match="alone and with weights of its own"):
+        propose(model, toy_batch(model))
+
+
 def test_model_is_left_as_it_was() -> None:
     model, batch = TINY["LxmertForQuestionAnswering"]()
     model.train()

@@ -76,6 +76,23 @@ def test_space_files() -> None:
     assert files["requirements.txt"].startswith("hf-dgl[demo]==")
 
 
+def test_audio_and_the_cards_examples(tmp_path: Path) -> None:
+    import numpy as np
+    import soundfile
+
+    modalities = ("text", "audio")
+    saved = CrossModalPipeline(tiny.tiny_model(modalities), tiny.tiny_processor(modalities), device="cpu")
+    saved.save_pretrained(tmp_path)
+    soundfile.write(tmp_path / "beep.wav", np.sin(np.arange(4000)), 8000)
+    card = "---\nwidget:\n- text: a digit\n  audio: beep.wav\n- src: other\n---\n# Model\n"
+    (tmp_path / "README.md").write_text(card)
+    app = build(str(tmp_path), device="cpu")
+    (examples,) = [block for block in app.blocks.values() if type(block).__name__ == "Dataset"]
+    assert len(examples.samples) == 1 and examples.samples[0][0] == "a digit"
+    note, fused, text, audio = answer(saved, ["a digit", str(tmp_path / "beep.wav"), True, True])
+    assert "text and audio" in note and fused and text and audio
+
+
 def test_no_analytics() -> None:
     import os
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
-from hf_dgl.inference import CrossModalPipeline
+import hf_dgl
+from hf_dgl.inference import TASK, CrossModalPipeline
 from tests import tiny
 
 
@@ -89,3 +97,87 @@ def test_multi_label_and_regression() -> None:
 def test_mistakes(pipeline: CrossModalPipeline, inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline(**inputs)
+
+
+def test_top_k_and_fused_only(pipeline: CrossModalPipeline) -> None:
+    answer = pipeline(image=IMAGE, text="a digit", top_k=2)
+    assert len(answer["scores"]) == 2 and next(iter(answer["scores"])) == answer["label"]
+    assert list(answer["scores"].values()) == sorted(answer["scores"].values(), reverse=True)
+    fused = pipeline(image=IMAGE, text="a digit", unimodal=False)
+    assert "modalities" not in fused and fused["score"] == pytest.approx(answer["score"])
+
+
+def test_rows_streams_and_data_sets(pipeline: CrossModalPipeline) -> None:
+    rows = [{"text": text, "other": 1} for text in ("a digit", "the sound", "a digit is loud")]
+    expected = [pipeline(row)["score"] for row in rows]
+    data = datasets.Dataset.from_list(rows)
+    for inputs in (rows, (row for row in rows), data, data.to_iterable_dataset()):
+        found = [answer["score"] for answer in pipeline(inputs, batch_size=2)]
+        assert found == pytest.approx(expected, abs=1e-5)
+    assert [a["score"] for a in pipeline(data, batch_size=2, num_workers=1)] == pytest.approx(expected, abs=1e-5)
+    assert pipeline([]) == []
+
+
+def test_errors_name_the_row_or_become_answers(pipeline: CrossModalPipeline) -> None:
+    images = [IMAGE, "nowhere.png", IMAGE]
+    with pytest.raises(ValueError, match="^Row 1, 'image': Cannot find"):
+        pipeline(image=images)
+    first, broken, last = pipeline(image=images, on_error="skip")
+    assert set(broken) == {"error"} and "nowhere.png" in broken["error"]
+    assert first["score"] == pytest.approx(last["score"])
+    assert "error" in pipeline(image="nowhere.png", on_error="skip")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("saved")
+    pipe = CrossModalPipeline(tiny.tiny_model(("image", "text")), tiny.tiny_processor(("image", "text")))
+    pipe.save_pretrained(folder)
+    return str(folder)
+
+
+def test_transformers_and_hf_dgl_load_it(saved: str) -> None:
+    answers = [
+        load(image=IMAGE, text="a digit")["scores"]
+        for load in (hf_dgl.pipeline(saved), transformers.pipeline(TASK, model=saved, device="cpu"))
+    ]
+    assert answers[0] == pytest.approx(answers[1])
+    assert hf_dgl.pipeline(saved, dtype="bfloat16").dtype == torch.bfloat16
+    assert "score" in hf_dgl.pipeline(saved, dtype="bfloat16")(image=IMAGE)
+
+
+@pytest.mark.parametrize("settings", [{"device": "cudaa"}, {"dtype": "flaot"}])
+def test_device_and_dtype_that_are_not_there(saved: str, settings: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings.values()))):
+        hf_dgl.pipeline(saved, **settings)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    IMAGE.save(tmp_path / "a.png")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if self.path == "/slow.png":
+                time.sleep(1)
+            super().do_GET()
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_addresses(pipeline: CrossModalPipeline, server: str) -> None:
+    assert pipeline(image=f"{server}/a.png")["scores"] == pytest.approx(pipeline(image=IMAGE)["scores"])
+    assert pipeline(text=f"{server}/a.png")["label"]  # a text is a text
+    with pytest.raises(ValueError, match=r"Cannot fetch http.*/gone\.png: the server answered 404"):
+        pipeline(image=f"{server}/gone.png")
+    with pytest.raises(ValueError, match=r"slow\.png: no answer within 0\.2 seconds"):
+        pipeline(image=f"{server}/slow.png", timeout=0.2)
+    with pytest.raises(ValueError, match="Cannot fetch http://127.0.0.1:9/a.png"):
+        pipeline(image="http://127.0.0.1:9/a.png")

@@ -22,7 +22,7 @@ from hf_dgl.metrics import (
     compute_metrics_for,
 )
 
-SINGLE, MULTI, REGRESSION = metrics._SCORERS
+SINGLE, MULTI, REGRESSION = metrics.SCORERS
 quick = settings(deadline=None, max_examples=25)
 
 

@@ -10,6 +10,6 @@
 """
 
 from .architecture import Architecture
-from .lookup import ARCHITECTURES, architecture_of, modalities_of
+from .lookup import ARCHITECTURES, architecture_of, below_adapters, modalities_of
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "modalities_of"]
+__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "below_adapters", "modalities_of"]

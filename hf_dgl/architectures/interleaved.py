@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_dgl.absence import Call, first_token_only, no_tokens, other_text, other_words, prompt_tokens, text_tokens
+from hf_dgl.absence import (
+    Call,
+    after_first,
+    first_token_only,
+    no_tokens,
+    other_text,
+    other_words,
+    prompt_tokens,
+    text_tokens,
+)
 from hf_dgl.modalities import Modality
 
 from .architecture import Architecture
@@ -74,7 +83,7 @@ def _blip2_matching(by_name: bool) -> Any:
                 encoder=encoder,
                 absent="omit",
                 hide=no_tokens("input_ids", "attention_mask", keep=placeholders + 1),
-                vary=other_text(tokens),
+                vary=other_text(after_first(tokens)),
             ),
         }
 
@@ -132,8 +141,8 @@ _EMPTY = "No text: the empty text, i.e. its first token alone."
 _NO_PROMPT = "No text: the empty prompt, i.e. its first token alone, which is <bos>; the answer's tokens stay."
 
 _LEARNS = (
-    "The fusion learns from the unimodal losses too (`multimodal_truncation`): with full DGL the image alone stayed at "
-    "chance in some of our small trials of image-text matching, since its layers never saw an input without the other."
+    "The fusion learns from the unimodal losses too (`multimodal_truncation`): with full DGL the image alone stayed "
+    "at chance in some of our small trials of image-text matching, whose layers never saw one modality alone."
 )
 
 

@@ -33,6 +33,7 @@ def architecture_of(model: nn.Module) -> Architecture:
         >>> architecture_of(BridgeTowerForImageAndTextRetrieval(config)).method
         'dgl'
     """
+    model = below_adapters(model)
     for kind in type(model).__mro__:
         found = ARCHITECTURES.get(kind.__name__)
         if found is not None:
@@ -46,7 +47,7 @@ def modalities_of(model: nn.Module, partition: str | None = None) -> Mapping[str
     """The modalities of a model of a known architecture.
 
     Args:
-        model: Without wrappers (below PEFT and DDP).
+        model: Of a known class, or a PEFT model of one.
         partition: Which one, where the architecture has several. Default: its first.
 
     Raises:
@@ -57,6 +58,7 @@ def modalities_of(model: nn.Module, partition: str | None = None) -> Mapping[str
         >>> sorted(modalities_of(CrossModalForSequenceClassification(config)))
         ['image', 'text']
     """
+    model = below_adapters(model)
     partitions = architecture_of(model).partitions
     if partition is None:
         partition = next(iter(partitions))
@@ -66,6 +68,11 @@ def modalities_of(model: nn.Module, partition: str | None = None) -> Mapping[str
             f"It has {list(partitions)}."
         )
     return partitions[partition](getattr(model, "config", None))
+
+
+def below_adapters(model: nn.Module) -> nn.Module:
+    """The model inside a PEFT model; any other as it is."""
+    return getattr(model, "get_base_model", lambda: model)()
 
 
 def _unknown(model: nn.Module) -> str:

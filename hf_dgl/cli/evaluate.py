@@ -1,4 +1,4 @@
-"""`hf-dgl evaluate OUT [--recipe RECIPE] [--split test] [--key value ...]`."""
+"""`hf-dgl evaluate OUT [--recipe RECIPE] [--split test] [--contributions] [--key value ...]`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument("--recipe", help="names the data; default: the recipe as it was run, OUT/recipe.yaml")
     parser.add_argument("--split", default=None, help="default: the recipe's test split")
+    parser.add_argument(
+        "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -32,6 +35,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     recipe = load_recipe(arguments.recipe or Path(arguments.model, "recipe.yaml"), rest)
     with redirect_stdout(sys.stderr):  # the Trainer's progress callbacks print; stdout is for the JSON
-        metrics = evaluate(arguments.model, recipe, split=arguments.split)
+        metrics: dict[str, Any] = dict(evaluate(arguments.model, recipe, split=arguments.split))
+        if arguments.contributions:
+            from hf_dgl.contribution import evaluate_contributions
+
+            metrics |= evaluate_contributions(arguments.model, recipe, arguments.split)
     if recipe.training.process_index == 0:
         print(json.dumps(metrics, indent=2))

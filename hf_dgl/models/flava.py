@@ -47,9 +47,10 @@ class FlavaForSequenceClassification(FlavaPreTrainedModel):
 
     def __init__(self, config: FlavaConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 2
         self.flava = FlavaModel(config)
-        for tower in (self.flava.image_model, self.flava.text_model):
+        towers: list[Any] = [self.flava.image_model, self.flava.text_model]
+        for tower in towers:
             tower.layernorm = nn.Identity()  # the multimodal encoder was trained on the states before it
             tower.pooler = None
         self.flava.multimodal_model.pooler = None
@@ -58,8 +59,9 @@ class FlavaForSequenceClassification(FlavaPreTrainedModel):
         self.flava.logit_scale.requires_grad_(False)
         if self.flava.image_model.embeddings.mask_token is not None:
             self.flava.image_model.embeddings.mask_token.requires_grad_(False)
-        self.dropout = nn.Dropout(config.multimodal_config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.multimodal_config.hidden_size, config.num_labels)
+        fusion: Any = config.multimodal_config
+        self.dropout = nn.Dropout(fusion.hidden_dropout_prob)
+        self.classifier = nn.Linear(fusion.hidden_size, self.num_labels)
         self.post_init()
 
     def forward(

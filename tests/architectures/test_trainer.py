@@ -90,3 +90,13 @@ def test_the_final_model_is_a_plain_checkpoint(tmp_path):
     trainer.disentangled.remove()
     with torch.no_grad():
         assert torch.equal(trainer.model.eval()(**batch).loss, loaded.eval()(**batch).loss)
+
+
+@pytest.mark.parametrize("name", ["BlipForQuestionAnswering", "GitForCausalLM", "FlavaForSequenceClassification"])
+def test_activation_checkpointing(name, tmp_path):
+    """BLIP and GIT add to their embeddings in place, and raise if these are leaves that require gradients."""
+    plain, checkpointed = make(name, tmp_path / "plain"), make(name, tmp_path / "gc", gradient_checkpointing=True)
+    for trainer in (plain, checkpointed):
+        trainer.train()
+    for key, value in plain.model.state_dict().items():
+        torch.testing.assert_close(value, checkpointed.model.state_dict()[key], msg=key)
