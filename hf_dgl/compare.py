@@ -1,38 +1,64 @@
-"""The same recipe under several methods and seeds: mean and spread of what each leaves on the test split.
+"""The same recipe under several methods, seeds and settings: what each leaves on the test split, and how sure that is.
 
 Every run is the command that a user would type, in a process of its own:
 
     hf-dgl train RECIPE --method METHOD --seed SEED --output_dir OUT/METHOD-SEED
 
-Runs differ in nothing but method and seed. Model selection uses the validation split; the test split is scored once.
+Runs differ in nothing but method, seed and what is swept: the Trainer draws the order of the data from the seed. Model
+selection uses the validation split; the test split is scored once.
+
+The pseudo-method `unimodal` trains one model per modality that has this encoder only: what the encoder could learn if
+no other modality were there. Beside it stands what it does learn in the company of others.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import statistics
+import queue
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+import torch
+import yaml
+
+from .comparison import Comparison, Result
+from .comparison.result import JOINT, UNIMODAL
 from .disentangle import METHODS
 from .modalities import did_you_mean
-from .recipe import load_recipe
-from .results import HEADLINES, Table
+from .recipe import Recipe, load_recipe
+
+_LAST_LINES = 12  # of a run that failed
+_OWN_KEYS = {"method": "--methods", "seed": "--seeds", "output_dir": "--compare_dir"}
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a run that has ended (at first: none), the number of those, and the number of all."""
 
 
-class Spread(NamedTuple):
-    """Mean and sample standard deviation over seeds (0 for a single one)."""
+@dataclass(frozen=True)
+class Run:
+    """One training.
 
-    mean: float
-    deviation: float
+    Args:
+        method, seed, settings, modality: As in [`Result`].
+        folder: Its output.
+        words: For `hf-dgl train`, behind the recipe.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.deviation:.3f}"
+    method: str
+    seed: int
+    settings: tuple[tuple[str, str], ...]
+    modality: str | None
+    folder: Path
+    words: tuple[str, ...]
 
 
 def compare(
@@ -41,92 +67,308 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     output_dir: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
-    jobs: int = 1,
-) -> dict[str, dict[str, Spread]]:
-    """Trains every method with every seed, and gathers the test metrics.
+    jobs: int | None = None,
+    sweeps: Mapping[str, Sequence[str]] | None = None,
+    contributions: bool = False,
+    progress: Progress = lambda name, done, total: None,
+) -> Comparison:
+    """Trains every method with every seed, and writes comparison.json, comparison.md and comparison.png.
 
     Args:
         recipe: Path of a recipe.
-        methods, seeds: Of the runs.
+        methods: Of [`METHODS`], or `unimodal`. Differences are taken to `joint`, if it is among them.
+        seeds: Of the runs; the same for all methods, so that they can be compared pair by pair.
         output_dir: One folder per run goes there. A run that is complete there, of the same recipe, is not repeated.
             Default: `outputs/compare-<recipe>`.
         overrides: Further words for `hf-dgl train`, the same for all runs.
-        jobs: How many runs at a time, each with its share of the CPU's cores.
+        jobs: How many runs at a time: each on a GPU of its own, or with its share of the CPU's cores. Default: as many
+            as there are GPUs, else 1.
+        sweeps: Key of the recipe -> values, as a command line has them; several make a grid. `alpha` and
+            `multimodal_to_encoders` are left out for methods that fix them.
+        contributions: Also score every model with each subset of its modalities, for their Shapley values.
+        progress: Is told whenever a run has ended.
 
     Returns:
-        Method -> metric (`accuracy`, `accuracy_image`, ...) -> [`Spread`] over the seeds.
+        A [`Comparison`]. Runs that failed are named in its `failures`.
 
     Raises:
-        ValueError: an unknown method, no seeds, a recipe without test split.
-        RuntimeError: a run that failed, with the end of what it said.
+        ValueError: an unknown method or key, no seeds, a recipe without test split, `unimodal` of a checkpoint.
+        RuntimeError: every run failed; with the end of what the first one said.
 
     Example:
 
-        >>> compare("recipes/quickstart/image_text.yaml", ["joint", "dgl"], seeds=[0])["dgl"]["accuracy_image"].mean
+        >>> comparison = compare("recipes/quickstart/image_text.yaml", ["joint", "dgl"], seeds=[0, 1, 2])
+        >>> print(comparison.to_markdown())
     """
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"Unknown method {method!r}{did_you_mean(method, list(METHODS))} Known: {list(METHODS)}.")
-    if not seeds or not methods:
-        raise ValueError("There is nothing to compare: give at least one method and one seed.")
+    folder = Path(output_dir or Path("outputs") / f"compare-{Path(recipe).stem}")
+    runs = plan(recipe, methods, seeds, folder, overrides, sweeps or {})
+    wanted = load_recipe(recipe, overrides)
+    folder.mkdir(parents=True, exist_ok=True)
+    devices = [] if wanted.training.use_cpu else visible_devices()
+    failures = _run_all(recipe, runs, environments(jobs, devices), contributions, progress)
+    results = [_result(run) for run in runs if _marker(run).is_file()]
+    if not any(result.method != UNIMODAL for result in results):
+        name, message = next(iter(failures.items()))
+        raise RuntimeError(f"No run was successful. {name} ended with:\n{message}")
+    comparison = Comparison(str(recipe), results, failures, _selection(wanted))
+    comparison.save(folder)
+    return comparison
+
+
+def plan(
+    recipe: str | os.PathLike[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    overrides: Sequence[str] = (),
+    sweeps: Mapping[str, Sequence[str]] | None = None,
+) -> list[Run]:
+    """The runs of a comparison, all of them checked against the recipe.
+
+    Args, Raises: As [`compare`].
+
+    Example:
+
+        >>> runs = plan("my.yaml", ["joint", "dgl"], [0], Path("out"), sweeps={"alpha": ["1", "2"]})
+        >>> [run.folder.name for run in runs]
+        ['joint-0', 'dgl-alpha=1-0', 'dgl-alpha=2-0']
+    """
+    sweeps = sweeps or {}
+    _check(methods, seeds, sweeps)
     if load_recipe(recipe, overrides).data.test_split is None:
         raise ValueError("The recipe has no test split to compare on: set `test_split`.")
-    folder = Path(output_dir or Path("outputs") / f"compare-{Path(recipe).stem}")
-    runs = {(method, seed): folder / f"{method}-{seed}" for method in methods for seed in seeds}
-    with ThreadPoolExecutor(jobs) as pool:
-        started = [
-            pool.submit(_run, recipe, [*overrides, "--method", method, "--seed", str(seed)], out, jobs)
-            for (method, seed), out in runs.items()
-        ]
-        for run in started:
-            run.result()
-    return {method: _spreads([_test_metrics(runs[method, seed]) for seed in seeds]) for method in methods}
+    runs: dict[Path, Run] = {}
+    for method, values, seed in itertools.product(methods, itertools.product(*sweeps.values()), seeds):
+        settings = tuple((key, v) for key, v in zip(sweeps, values, strict=True) if _applies(key, method))
+        swept = [word for key, value in settings for word in (f"--{key}", value)]
+        for modality, words in _trainings(method, load_recipe(recipe, [*overrides, *swept])).items():
+            out = folder / _name(method, modality, settings, seed)
+            of_run = (*overrides, *swept, *words, "--seed", str(seed), "--output_dir", str(out))
+            load_recipe(recipe, of_run)  # mistakes are told before anything is trained
+            runs[out] = Run(method, seed, settings, modality, out, of_run)
+    return list(runs.values())
 
 
-def comparison_table(
-    results: Mapping[str, Mapping[str, Spread]], problem_type: str = "single_label_classification"
-) -> Table:
-    """A row per method; the headline metric fused and for each modality alone, as `mean ± standard deviation`.
+def environments(jobs: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
+    """The environment variables of each place where a run can be: one GPU, in turn, and a share of the cores.
+
+    Args:
+        jobs: Number of places. Default: one per device, at least one.
+        devices: Names as `CUDA_VISIBLE_DEVICES` has them; none: the CPU.
+
+    Raises:
+        ValueError: fewer than one job.
 
     Example:
 
-        >>> comparison_table({"dgl": {"accuracy": Spread(0.9, 0.01), "accuracy_text": Spread(0.7, 0.02)}}).rows
-        [['dgl', '0.900 ± 0.010', '0.700 ± 0.020']]
+        >>> [place["CUDA_VISIBLE_DEVICES"] for place in environments(3, ["0", "1"])]
+        ['0', '1', '0']
     """
-    headline, title = next(iter(HEADLINES[problem_type].items()))
-    keys = [key for key in next(iter(results.values())) if key == headline or key.startswith(f"{headline}_")]
-    columns = [
-        f"{title} {'fused' if key == headline else key.removeprefix(f'{headline}_') + ' alone'}" for key in keys
-    ]
-    return Table(
-        ["method", *columns], [[method, *(str(found[key]) for key in keys)] for method, found in results.items()]
+    jobs = max(1, len(devices)) if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    cores = max(1, cores // jobs)
+    threads = str(min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores)
+    places = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
+    for place, device in zip(places, itertools.cycle(devices), strict=False):
+        place["CUDA_VISIBLE_DEVICES"] = device
+    return places
+
+
+def visible_devices() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(count)])[:count]
+
+
+def _check(methods: Sequence[str], seeds: Sequence[int], sweeps: Mapping[str, Sequence[str]]) -> None:
+    known = [*METHODS, UNIMODAL]
+    for method in methods:
+        if method not in known:
+            raise ValueError(f"Unknown method {method!r}{did_you_mean(method, known)} Known: {known}.")
+    if not seeds or not set(methods) - {UNIMODAL}:
+        raise ValueError("There is nothing to compare: give at least one seed, and one method besides `unimodal`.")
+    for key, values in sweeps.items():
+        if key in _OWN_KEYS:
+            raise ValueError(f"`{key}` is not swept: that is what {_OWN_KEYS[key]} is for.")
+        if not values:
+            raise ValueError(f"There are no values to sweep for `{key}`: write e.g. `--sweep {key}=1,2`.")
+
+
+def _trainings(method: str, recipe: Recipe) -> dict[str | None, list[str]]:
+    """The words for a method's training; for `unimodal`, for that of each modality."""
+    plain = ["--multimodal_to_encoders", "null"] if recipe.values.get("multimodal_to_encoders") is not None else []
+    if method == UNIMODAL:
+        return {name: [*_only(recipe, name), *plain, "--method", JOINT] for name in _encoders(recipe)}
+    return {None: [*(plain if method == JOINT else []), "--method", method]}
+
+
+def _applies(key: str, method: str) -> bool:
+    """Whether a swept key is the user's to choose under this method."""
+    if key == "alpha":
+        return method != UNIMODAL and METHODS[method].alpha is None
+    return key != "multimodal_to_encoders" or method not in (JOINT, UNIMODAL)
+
+
+def _encoders(recipe: Recipe) -> list[str]:
+    if not isinstance(recipe.model.encoders, Mapping):
+        raise ValueError(
+            "`unimodal` trains each encoder without the others, which a checkpoint with a fusion of its own "
+            "(`model_name_or_path`) cannot be taken apart for. Leave `unimodal` out of --methods."
+        )
+    return list(recipe.model.encoders)
+
+
+def _only(recipe: Recipe, modality: str) -> list[str]:
+    """The words that take the other modalities out of a recipe, wherever they are named."""
+    others = [name for name in _encoders(recipe) if name != modality]
+    words = []
+    for key, value in recipe.values.items():
+        if isinstance(value, Mapping) and set(value) & set(others):
+            kept = {**value, **dict.fromkeys(set(value) & set(others))}  # null removes an entry
+            words += [f"--{key}", yaml.safe_dump(kept, default_flow_style=True, width=float("inf")).strip()]
+    if recipe.training.freeze:
+        words += ["--freeze", *([part for part in recipe.training.freeze if part not in others] or ["null"])]
+    metric = recipe.training.metric_for_best_model or ""
+    for name in others:
+        if metric.endswith(f"_{name}"):
+            words += ["--metric_for_best_model", metric.removesuffix(f"_{name}")]
+    return words
+
+
+def _name(method: str, modality: str | None, settings: Sequence[tuple[str, str]], seed: int) -> str:
+    """A folder's name; with a checksum, where a value has characters that do not belong into one."""
+    wanted = "-".join([method, *([modality] if modality else []), *(f"{key}={value}" for key, value in settings)])
+    name = re.sub(r"[^\w.=+-]", "_", wanted)[:120]
+    return f"{name if name == wanted else f'{name}-{zlib.crc32(wanted.encode()):08x}'}-{seed}"
+
+
+# ---- running -------------------------------------------------------------------------------------------------------
+
+
+def _run_all(
+    recipe: str | os.PathLike[str],
+    runs: Sequence[Run],
+    places: Sequence[dict[str, str]],
+    contributions: bool,
+    progress: Progress,
+) -> dict[str, str]:
+    """Trains what is not complete yet; the failures, by name. When interrupted, no process is left behind."""
+    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for place in places:
+        free.put(place)
+    processes: set[subprocess.Popen[bytes]] = set()
+
+    def work(run: Run) -> None:
+        place = free.get()
+        try:
+            _run(recipe, run, place, contributions and run.modality is None, processes)
+        finally:
+            free.put(place)
+
+    failures = {}
+    progress("", 0, len(runs))
+    pool = ThreadPoolExecutor(len(places))
+    futures = {pool.submit(work, run): run for run in runs}
+    try:
+        for done, future in enumerate(as_completed(futures), start=1):
+            name = futures[future].folder.name
+            if (error := future.exception()) is not None:
+                failures[name] = str(error)
+            progress(name, done, len(runs))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(processes):
+            process.terminate()
+        raise
+    pool.shutdown()
+    return {run.folder.name: failures[run.folder.name] for run in runs if run.folder.name in failures}
+
+
+def _run(
+    recipe: str | os.PathLike[str],
+    run: Run,
+    place: Mapping[str, str],
+    contributions: bool,
+    processes: set[subprocess.Popen[bytes]],
+) -> None:
+    """Trains, unless that is done; likewise the contributions."""
+    log, scored = run.folder / "run.log", run.folder / "contributions.json"
+    if not _is_complete(recipe, run):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
+            shutil.rmtree(stale)
+        for stale in (log, scored, run.folder / "metrics.json", _marker(run)):
+            stale.unlink(missing_ok=True)
+        _call(["train", str(recipe), *run.words], log, log, place, processes)
+        _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
+    if contributions and not scored.is_file():
+        draft = scored.with_suffix(".partial")
+        words = ["evaluate", str(run.folder), "--contributions", "--recipe", str(recipe), *run.words]
+        _call(words, draft, log, place, processes)
+        draft.replace(scored)
+
+
+def _marker(run: Run) -> Path:
+    return run.folder / "complete.yaml"
+
+
+def _recipe_text(recipe: str | os.PathLike[str], run: Run) -> str:
+    return load_recipe(recipe, run.words).to_yaml()
+
+
+def _is_complete(recipe: str | os.PathLike[str], run: Run) -> bool:
+    """Whether this very recipe was run to its end. (The model is saved after metrics.json.)"""
+    marker = _marker(run)
+    if not (marker.is_file() and (run.folder / "metrics.json").is_file()):
+        return False
+    return marker.read_text(encoding="utf-8") == _recipe_text(recipe, run)
+
+
+def _call(
+    words: Sequence[str], out: Path, log: Path, place: Mapping[str, str], processes: set[subprocess.Popen[bytes]]
+) -> None:
+    """Runs an `hf-dgl` command to its end; what it says goes to the log."""
+    with open(log, "ab") as errors, open(out, "ab" if out == log else "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hf_dgl", *words],
+            env={**os.environ, **place},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+        )
+        processes.add(process)
+        code = process.wait()
+        processes.discard(process)
+    if code:
+        said = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace").strip())
+        how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+        raise RuntimeError("\n".join([*said[-_LAST_LINES:], f"({how}; all of it: {log})"]))
+
+
+def _result(run: Run) -> Result:
+    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    scored = run.folder / "contributions.json"
+    found = json.loads(scored.read_text(encoding="utf-8")) if scored.is_file() else {}
+    return Result(
+        run.method,
+        run.seed,
+        run.settings,
+        run.modality,
+        str(run.folder),
+        metrics["test"],
+        metrics.get("validation", {}),
+        metrics.get("train", {}).get("train_runtime", float("nan")),
+        found.get("contributions", {}),
+        found.get("subsets", {}),
     )
 
 
-def _run(recipe: str | os.PathLike[str], overrides: Sequence[str], out: Path, jobs: int) -> None:
-    words = [*overrides, "--output_dir", str(out)]
-    wanted = load_recipe(recipe, words).to_yaml()
-    if (out / "metrics.json").is_file() and (out / "recipe.yaml").read_text(encoding="utf-8") == wanted:
-        return
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    done = subprocess.run(
-        [sys.executable, "-m", "hf_dgl", "train", str(recipe), *words],
-        env={**os.environ, "OMP_NUM_THREADS": threads},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"`hf-dgl train {recipe} {' '.join(words)}` failed:\n{done.stderr[-2000:]}")
-
-
-def _test_metrics(out: Path) -> dict[str, float]:
-    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["test"]
-
-
-def _spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    shared = [key for key in runs[0] if all(key in run for run in runs)]
-    values = {key: [run[key] for run in runs] for key in shared}
-    return {
-        key: Spread(statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0)
-        for key, found in values.items()
-    }
+def _selection(recipe: Recipe) -> str:
+    training = recipe.training
+    if not training.load_best_model_at_end:
+        return "Scored is the model at the end of training: the recipe sets no `load_best_model_at_end`."
+    return f"Scored is the best model on the validation split by {training.metric_for_best_model or 'loss'}."

@@ -23,7 +23,6 @@ there.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,14 +31,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .calls import NO_DATA_PARALLEL, bound_arguments, is_present, unwrapped
 from .cut import Cut, find_cuts
-from .modalities import FUSION, Partition, did_you_mean, resolve
+from .modalities import FUSION, Partition, resolve
 from .outputs import DisentangledOutput, entry, extended, loss_of
 from .passes import MULTIMODAL, Pass, Routing, Run, recompute_under
 
 logger = logging.getLogger(__name__)
-
-_NO_DATA_PARALLEL = "nn.DataParallel replicates modules and breaks the routing. Use `accelerate launch` (DDP) instead."
 
 
 class Method(NamedTuple):
@@ -110,7 +108,7 @@ def disentangle(
             )
         from .dataflow import find_modalities  # it uses this module
 
-        modalities = find_modalities(_unwrap(model), example_batch).modalities
+        modalities = find_modalities(unwrapped(model), example_batch).modalities
     return Disentangled(model, modalities, alpha, multimodal_to_encoders, unimodal_to_fusion)
 
 
@@ -133,14 +131,16 @@ class Disentangled:
         multimodal_to_encoders: float | Mapping[str, float] = 0.0,
         unimodal_to_fusion: bool = False,
     ) -> None:
-        self.model = _unwrap(model)
+        self.model = unwrapped(model)
         if any(
             isinstance(getattr(hook, "__self__", None), Disentangled) for hook in self.model._forward_hooks.values()
         ):
             raise ValueError("The model is disentangled already: call `remove()` on the first handle.")
         self.partition: Partition = resolve(self.model, modalities)
-        self.alpha = self.per_modality("alpha", alpha, upper=None)
-        self.multimodal_to_encoders = self.per_modality("multimodal_to_encoders", multimodal_to_encoders, upper=1.0)
+        self.alpha = self.partition.per_modality("alpha", alpha, upper=None)
+        self.multimodal_to_encoders = self.partition.per_modality(
+            "multimodal_to_encoders", multimodal_to_encoders, upper=1.0
+        )
         self.unimodal_to_fusion = unimodal_to_fusion
         self.cuts: dict[str, Cut] = {}
         self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
@@ -213,6 +213,10 @@ class Disentangled:
 
         return check(self, batch)
 
+    def trains_alone(self, modality: str) -> bool:
+        """Whether the modality has a unimodal pass (an `alpha` on the device may become zero; nobody waits to see)."""
+        return isinstance(self.alpha[modality], torch.Tensor) or self.alpha[modality] != 0
+
     def explain(self) -> str:
         """One line per modality: its parameters, its weights, and whether its encoder is reused or run again."""
         sizes = dict(self.model.named_parameters(remove_duplicate=False))
@@ -228,29 +232,6 @@ class Disentangled:
         return "\n".join(lines)
 
     # ---- set-up -----------------------------------------------------------------------------------------------
-
-    def per_modality(
-        self, name: str, value: float | Mapping[str, float], upper: float | None = None
-    ) -> dict[str, float]:
-        """`value` of the setting `name` for each modality, checked (0 to `upper`)."""
-        known = list(self.partition.modalities)
-        if isinstance(value, Mapping):
-            for key in value:
-                if key not in known:
-                    raise ValueError(
-                        f"`{name}` names an unknown modality {key!r}{did_you_mean(key, known)} Modalities: {known}."
-                    )
-            missing = [key for key in known if key not in value]
-            if missing:
-                raise ValueError(f"`{name}` has no value for {missing}: give one number, or one for each of {known}.")
-            values = {key: float(value[key]) for key in known}
-        else:
-            values = {key: float(value) for key in known}
-        for key, number in values.items():
-            if not number >= 0 or (upper is not None and number > upper):
-                bounds = "0 or more" if upper is None else f"between 0 and {upper:g}"
-                raise ValueError(f"`{name}` must be {bounds}, got {number:g} for modality {key!r}.")
-        return values
 
     def _cut_in_words(self, modality: str) -> str:
         cut = self.cuts.get(modality)
@@ -269,12 +250,12 @@ class Disentangled:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: plans the passes and opens the multimodal one."""
         if getattr(module, "_is_replica", False):
-            raise ValueError(_NO_DATA_PARALLEL)
+            raise ValueError(NO_DATA_PARALLEL)
         training = module.training and torch.is_grad_enabled()
         if not training and not self._also_in_eval:
             return
-        call = self._bind(args, kwargs)
-        present = [name for name, modality in self.partition.modalities.items() if _is_present(modality.inputs, call)]
+        call = bound_arguments(self.model, args, kwargs)
+        present = [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
         cuts: dict[str, Cut] = {} if training else self.cuts
         if training:
@@ -334,7 +315,7 @@ class Disentangled:
         trainable = self._trainable_groups()
         unimodal = []
         for name in present:
-            if not isinstance(self.alpha[name], torch.Tensor) and self.alpha[name] == 0:
+            if not self.trains_alone(name):
                 continue
             if name not in trainable:
                 self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")
@@ -439,29 +420,3 @@ class Disentangled:
         if self._run is None or self._run.current.name != MULTIMODAL:
             return None
         return self._run.hand_over(self._modality_of[path], path, output)
-
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The call's arguments by name."""
-        if not args:
-            return kwargs
-        signature = inspect.signature(type(self.model).forward)
-        names = [
-            p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ][1:]
-        if len(args) > len(names) or any(
-            signature.parameters[n].kind == inspect.Parameter.POSITIONAL_ONLY for n in names
-        ):
-            raise ValueError("Call a disentangled model with keyword arguments: `model(**batch)`.")
-        return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _is_present(inputs: Any, call: Mapping[str, Any]) -> bool:
-    return not inputs or any(call.get(key) is not None for key in inputs)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    if isinstance(model, nn.DataParallel):
-        raise ValueError(
-            "nn.DataParallel replicates modules and breaks the routing. Use `accelerate launch` (DDP) instead."
-        )
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -59,6 +59,7 @@ class Group:
         share: Of all parameters of the model, 0 to 1.
         encoder: Paths of the modules whose outputs are the modality's features (none: the fusion).
         cut: Whether the encoder's output is reused or the encoder runs again, and why; `""` if not known yet.
+        trained_by: Losses whose gradient reaches it: `multimodal` and `unimodal`, or one of them.
     """
 
     parameters: int
@@ -66,6 +67,7 @@ class Group:
     share: float
     encoder: list[str] = field(default_factory=list)
     cut: str = ""
+    trained_by: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -176,6 +178,7 @@ def _groups(handle: Disentangled) -> dict[str, Group]:
         own = {id(by_name[key]): by_name[key] for key in handle.partition.parameter_names(name)}.values()
         size = sum(p.numel() for p in own)
         group = Group(size, sum(p.numel() for p in own if p.requires_grad), size / max(total, 1))
+        group.trained_by = _losses_of(handle, name)
         if name != FUSION:
             group.encoder = list(handle.partition.modalities[name].encoder)
             cut = handle.cuts.get(name)
@@ -183,6 +186,14 @@ def _groups(handle: Disentangled) -> dict[str, Group]:
                 group.cut = "output reused" if cut.reuse else f"runs again in its own pass: {cut.obstacle}"
         groups[name] = group
     return groups
+
+
+def _losses_of(handle: Disentangled, group: str) -> list[str]:
+    if group == FUSION:
+        multimodal, unimodal = True, handle.unimodal_to_fusion
+    else:
+        multimodal, unimodal = handle.multimodal_to_encoders[group] > 0, handle.trains_alone(group)
+    return [name for name, reaches in (("multimodal", multimodal), ("unimodal", unimodal)) if reaches]
 
 
 def _tied(model: nn.Module) -> list[list[str]]:

@@ -139,6 +139,29 @@ class Partition:
             return [name for name, owners in self.owners.items() if not owners]
         return [name for name, owners in self.owners.items() if group in owners]
 
+    def per_modality(
+        self, name: str, value: float | Mapping[str, float], upper: float | None = None
+    ) -> dict[str, float]:
+        """`value` of the setting `name` for each modality, checked (0 to `upper`)."""
+        known = list(self.modalities)
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in known:
+                    raise ValueError(
+                        f"`{name}` names an unknown modality {key!r}{did_you_mean(key, known)} Modalities: {known}."
+                    )
+            missing = [key for key in known if key not in value]
+            if missing:
+                raise ValueError(f"`{name}` has no value for {missing}: give one number, or one for each of {known}.")
+            values = {key: float(value[key]) for key in known}
+        else:
+            values = {key: float(value) for key in known}
+        for key, number in values.items():
+            if not number >= 0 or (upper is not None and number > upper):
+                bounds = "0 or more" if upper is None else f"between 0 and {upper:g}"
+                raise ValueError(f"`{name}` must be {bounds}, got {number:g} for modality {key!r}.")
+        return values
+
     @property
     def groups(self) -> list[str]:
         """The modalities' names and `FUSION`."""

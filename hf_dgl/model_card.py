@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_dgl.curves import PICTURES
 from hf_dgl.models.encoders import encoder_class
+from hf_dgl.picture import MODEL_PICTURE
 from hf_dgl.results import HEADLINES, results_so_far, results_table
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def create_model_card(
         table=results_table(metrics, modalities, problem_type) if metrics else None,
         has_test="test" in metrics,
         step=None if is_done else trainer.state.global_step,
-        pictures=[] if checkpoint else [name for name in PICTURES if (folder / name).is_file()],
+        pictures=[] if checkpoint else [name for name in (MODEL_PICTURE, *PICTURES) if (folder / name).is_file()],
         report=is_done and (folder / "report.html").is_file(),
         missing=_missing(metrics, modalities, problem_type),
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else None,

@@ -8,6 +8,9 @@ from typing import Any
 from .inspection import Inspection
 from .modalities import FUSION
 
+MODEL_PICTURE = "architecture.png"
+"""File beside the model card."""
+
 _COLOURS = ("#4C9BE8", "#E8894C", "#5BB974", "#B07CD8", "#D8B04C")
 _FUSION_COLOUR = "#9AA3AE"
 
@@ -42,16 +45,19 @@ def draw_model(found: Inspection, path: str | os.PathLike[str]) -> None:
         group, colour = found.groups[name], _COLOURS[index % len(_COLOURS)]
         _box(axes, index, 1, 0.7, group, name, colour)
         reused = not group.cut or group.cut.startswith("output reused")
-        axes.annotate("", (index + 0.38, 2.1), (index + 0.38, 1.5), arrowprops={"arrowstyle": "->", "color": "#555"})
-        axes.plot([index + 0.3, index + 0.46], [1.77, 1.83], color="#C0392B", linewidth=2)  # the cut
-        words = "unimodal loss" + ("" if reused else "\n(encoder runs again)")
-        axes.annotate("", (index + 0.62, 1.5), (index + 0.62, 2.1), arrowprops={"arrowstyle": "->", "color": colour})
-        axes.text(index + 0.66, 1.8, words, fontsize=7, color=colour, va="center")
+        axes.annotate("", (index + 0.38, 2.1), (index + 0.38, 1.5), arrowprops={"arrowstyle": "<->", "color": "#555"})
+        if "multimodal" not in group.trained_by:
+            axes.plot([index + 0.3, index + 0.46], [1.77, 1.83], color="#C0392B", linewidth=2)  # the cut
+        if "unimodal" in group.trained_by:
+            words = "unimodal loss" + ("" if reused else "\n(encoder runs again)")
+            arrow = {"arrowstyle": "->", "color": colour}
+            axes.annotate("", (index + 0.62, 1.5), (index + 0.62, 2.1), arrowprops=arrow)
+            axes.text(index + 0.66, 1.8, words, fontsize=7, color=colour, va="center")
         axes.text(index + 0.5, 0.45, name, ha="center", fontsize=10, weight="bold", color=colour)
     axes.text(
         len(names) / 2,
         0.1,
-        "forward upwards, gradients downwards; the red cut stops the multimodal gradient (method: dgl)",
+        "features upwards, gradients downwards; a red cut stops the multimodal gradient",
         ha="center",
         fontsize=7,
         color="#777",

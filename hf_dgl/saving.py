@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,9 @@ from .curves import save_pictures
 from .data.streaming import place_in_stream
 from .disentangle import Disentangled
 from .hub import copy_what_upstream_does_not, uploads
+from .inspection import inspect_model
 from .model_card import create_model_card
+from .picture import MODEL_PICTURE, draw_model
 from .training_args import DGLTrainingArguments
 
 
@@ -126,5 +129,7 @@ class SavingTrainer(Trainer):
                 problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
                 modalities = list(self.disentangled.partition.modalities)
                 save_pictures(folder, self.state.log_history, modalities, problem_type)
+                if find_spec("matplotlib") is not None:
+                    draw_model(inspect_model(self.disentangled), os.path.join(folder, MODEL_PICTURE))
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
             card.save(os.path.join(folder, "README.md"))

@@ -262,7 +262,7 @@ class DGLTrainer(SavingTrainer):
             assert self.disentangled is not None
             of_modality = {}
             if encoders is not None:
-                of_modality = self.disentangled.per_modality("encoder_learning_rate", numbers(encoders))
+                of_modality = self.disentangled.partition.per_modality("encoder_learning_rate", numbers(encoders))
             partition = self.disentangled.partition
             split_by_learning_rate(optimizer, learning_rates(self._plain_model, partition, of_modality, patterns))
         return optimizer

@@ -14,11 +14,13 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
-from hf_dgl.recipe import make_recipe
+from hf_dgl.recipe import load_recipe, make_recipe, split_words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["--max_steps", "2", "--max_train_samples", "64", "--max_eval_samples", "32", "--eval_strategy", "no"]
+NEEDS_MORE = {"compare", "push", "export", "demo", "my_recipe.yaml", "my.csv", "rows.jsonl"}
+"""Words of commands that the tests of their own run, or that need data and checkpoints which are not here."""
 SHORT += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
 
 
@@ -42,8 +44,11 @@ def test_quickstart_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     Image.new("L", (8, 8), 128).save(tmp_path / "digit.png")
     monkeypatch.chdir(tmp_path)
-    quickstart = [words for words in commands() if "my_recipe.yaml" not in words and words[0] != "compare"]
-    assert [words[0] for words in quickstart] == ["train", "evaluate", "predict", "predict", "train"]
+    quickstart = [words for words in commands() if not NEEDS_MORE & set(words)]
+    assert [words[0] for words in quickstart] == [
+        *("train", "evaluate", "predict", "predict", "inspect", "train"),
+        *("inspect", "inspect"),
+    ]
     for words in quickstart:
         shortened = [*words, *SHORT] if words[0] == "train" else words
         if words[0] == "evaluate":
@@ -55,7 +60,23 @@ def test_quickstart_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
         if words[0] == "predict":
             answer = json.loads(printed)
             assert set(answer["modalities"]) == {word[2:] for word in words if word in ("--image", "--text")}
-    assert "fused" in printed and "image alone" in printed
+        if words[0] == "train":
+            assert "fused" in printed and "image alone" in printed
+
+
+def test_the_commands_without_a_recipe_are_understood():
+    without = [words for words in commands() if "my.csv" in words]
+    assert [words[0] for words in without] == ["train", "data"]
+    for _, *words in without:
+        recipe = load_recipe(*split_words([word for word in words if word not in ("--preview", "data.png")]))
+        assert recipe.data.column_mapping == {"image": "photo", "text": "title", "label": "kind"}
+
+
+def test_every_command_exists(capsys):
+    for name in {words[0] for words in commands()}:
+        with pytest.raises(SystemExit) as exit_code:
+            main([name, "--help"])
+        assert exit_code.value.code == 0
 
 
 def test_the_recipe_is_one():
@@ -70,3 +91,5 @@ def test_python_imports_what_exists(block):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hf_dgl":
+            assert hasattr(importlib.import_module("hf_dgl"), node.attr)

@@ -1,8 +1,10 @@
-"""`hf-dgl compare RECIPE --methods joint,dgl --seeds 0 1 2`."""
+"""`hf-dgl compare RECIPE --methods joint,dgl --seeds 0 1 2 [--sweep alpha=1,2] [--contributions] [--jobs N]`."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from typing import Any
 
 
@@ -12,30 +14,79 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "compare",
         parents=[common],
         allow_abbrev=False,
-        help="train a recipe under several methods and seeds: mean and spread on the test split",
-        description="Train a recipe under several methods and seeds. Complete runs are not repeated. `--key value` "
-        "words override the recipe in every run.",
+        help="train a recipe under several methods and seeds: means, spreads and paired tests on the test split",
+        description="Train a recipe under several methods and seeds. Complete runs are not repeated, and a run that "
+        "fails does not stop the others. `--key value` words override the recipe in every run. The tables are printed "
+        "and, with every number, left as comparison.md, comparison.json and comparison.png.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, e.g. recipes/quickstart/image_text.yaml")
-    parser.add_argument("--methods", default="joint,dgl", help="with commas between them; default: %(default)s")
+    parser.add_argument(
+        "--methods",
+        default="joint,dgl",
+        help="with commas between them; default: %(default)s. `unimodal` trains each modality without the others",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE,...",
+        help="values of a key of the recipe, for every method that has it; several keys make a grid",
+    )
+    parser.add_argument(
+        "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
+    )
     parser.add_argument("--compare_dir", default=None, help="a folder per run; default: outputs/compare-RECIPE")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one per GPU, else 1")
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Prints a Markdown table."""
-    from hf_dgl.compare import compare, comparison_table
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Prints Markdown tables; a bar of progress goes to stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    results = compare(
-        arguments.recipe,
-        arguments.methods.split(","),
-        arguments.seeds,
-        arguments.compare_dir,
-        overrides=rest,
-        jobs=arguments.jobs,
-    )
-    columns, rows = comparison_table(results)
-    for row in (columns, ["---"] * len(columns), *rows):
-        print(f"| {' | '.join(row)} |")
+    from hf_dgl.compare import compare
+
+    sweeps = read_sweeps(arguments.sweep)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs are ended, too
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("runs", total=None)
+            comparison = compare(
+                arguments.recipe,
+                arguments.methods.split(","),
+                arguments.seeds,
+                arguments.compare_dir,
+                overrides=rest,
+                jobs=arguments.jobs,
+                sweeps=sweeps,
+                contributions=arguments.contributions,
+                progress=lambda name, done, total: bar.update(task, total=total, completed=done, description=name),
+            )
+    except RuntimeError as error:
+        print(f"hf-dgl compare: {error}", file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(comparison.to_markdown())
+    return 1 if comparison.failures else 0
+
+
+def read_sweeps(words: list[str]) -> dict[str, list[str]]:
+    """`["alpha=1,2"]` -> `{"alpha": ["1", "2"]}`.
+
+    Raises:
+        ValueError: a word that is not of this form.
+    """
+    sweeps: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, values = word.partition("=")
+        if not (key and equals and values):
+            raise ValueError(f"--sweep: expected KEY=VALUE,VALUE,..., e.g. `--sweep alpha=0.5,1,2`, got {word!r}.")
+        if key in sweeps:
+            raise ValueError(f"--sweep: {key!r} comes twice. Write all its values behind one `{key}=`.")
+        sweeps[key] = list(dict.fromkeys(value.strip() for value in values.split(",") if value.strip()))
+    return sweeps

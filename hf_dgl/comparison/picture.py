@@ -40,6 +40,10 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
         axes = figure.add_subplot(1, len(panels), index + 1, sharey=first)
         first = first or axes
         (_lines if is_sweep else _dots)(axes, comparison, key)
+        trained_alone = comparison.trained_alone(key.removeprefix(f"{metric}_")).mean
+        if math.isfinite(trained_alone):
+            axes.axhline(trained_alone, color="grey", linestyle=":", label="trained alone")
+            axes.legend(fontsize="small")
         axes.set(title=title, ylabel=f"{comparison.title}, test split" if index == 0 else "")
     if is_sweep:
         figure.axes[0].legend(fontsize="small")
@@ -54,6 +58,7 @@ def _dots(axes: Any, comparison: Comparison, metric: str) -> None:
         axes.plot([place] * len(values), values, "o", color=_COLOURS[place % len(_COLOURS)], alpha=0.4, markersize=4)
         mean, deviation, _ = comparison.spread(variant, metric)
         axes.errorbar(place, mean, 0 if math.isnan(deviation) else deviation, fmt="_", color="black", capsize=4)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize="small")
 
 

@@ -18,6 +18,10 @@ from .statistics import MIN_SEEDS, Paired, Spread, paired
 JOINT, UNIMODAL = "joint", "unimodal"
 _HEADLINES = dict(next(iter(titles.items())) for titles in HEADLINES.values())
 _LOWER_IS_BETTER = ("mae", "loss")
+_PROTOCOL = (
+    "The runs differ in the method (and what its name sets, such as `clip_by_group`), the seed and what is swept: "
+    "data, its order and number of steps are the same. The test split is scored once, at the end of each run."
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ class Comparison:
     @property
     def keys(self) -> list[str]:
         """The swept keys."""
-        return list(dict.fromkeys(key for result in self.results for key, _ in result.settings))
+        fullest = sorted((result.settings for result in self.results), key=len, reverse=True)
+        return list(dict.fromkeys(key for settings in fullest for key, _ in settings))
 
     @property
     def variants(self) -> list[Variant]:
@@ -123,6 +128,11 @@ class Comparison:
             and result.modality == modality
             and set(result.settings) <= set(variant.settings)
         ]
+
+    def trained_alone(self, modality: str) -> Spread:
+        """The main metric of the models that never had another modality, over seeds and swept values."""
+        found = [result for result in self.results if result.modality == modality]
+        return self._spread(found, lambda result: result.test.get(self.metric, math.nan))
 
     def spread(self, variant: Variant, metric: str) -> Spread:
         """Mean and standard deviation of a test metric over the seeds."""
@@ -178,14 +188,13 @@ class Comparison:
                 verdict = found.verdict(self.lower_is_better)
                 rows.append([variant.method, *swept, score, f"{found.difference:+.3f}", interval, *tests, verdict])
         return Table(
-            ["method", *self.keys, self.title, "less joint", "95 % interval", "p (t)", "p (Wilcoxon)", "so"], rows
+            ["method", *self.keys, self.title, "minus joint", "95 % interval", "p (t)", "p (Wilcoxon)", "so"], rows
         )
 
     def to_markdown(self) -> str:
         """Both tables, with what a reader has to know about them."""
         lines = [f"# {Path(self.recipe).stem}: comparison on the test split", ""]
-        lines += [f"`{self.recipe}`. The runs differ in nothing but the method, the seed and what is swept: the same "
-                  f"data, order and number of steps. {self.selection} The test split is not used before that.", ""]  # fmt: skip
+        lines += [f"`{self.recipe}`. {_PROTOCOL} {self.selection}", ""]
         lines += [*_markdown(self.table()), "", " ".join(self._legend()), ""]
         if (differences := self.differences()).rows:
             lines += [
@@ -216,6 +225,14 @@ class Comparison:
             spreads = {metric: self.spread(variant, metric)._asdict() for metric in metrics}
             entry = {"method": variant.method, "settings": dict(variant.settings), "test": spreads}
             summary.append({**entry, "against_joint": against})
+        alone = []
+        for variant, modality in dict.fromkeys((Variant(r.method, r.settings), r.modality) for r in self.results):
+            if modality is None:
+                continue
+            spread = self._spread(self.of(variant, modality), lambda result: result.test.get(self.metric, math.nan))
+            against_joint = self.against_joint(variant, f"{self.metric}_{modality}")
+            entry = {"modality": modality, "settings": dict(variant.settings), self.metric: spread._asdict()}
+            alone.append({**entry, "against_joint": against_joint and against_joint._asdict()})
         return _finite(
             {
                 "recipe": self.recipe,
@@ -223,6 +240,7 @@ class Comparison:
                 "lower_is_better": self.lower_is_better,
                 "selection": self.selection,
                 "summary": summary,
+                "trained_alone": alone,
                 "runs": [asdict(result) | {"settings": dict(result.settings)} for result in self.results],
                 "failures": self.failures,
             }

@@ -26,7 +26,7 @@ class Spread(NamedTuple):
 
     mean: float
     deviation: float
-    count: int = 1
+    num_seeds: int = 1
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:

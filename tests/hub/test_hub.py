@@ -29,7 +29,7 @@ PROCESSOR = {
     "text/tokenizer_config.json",
 }
 MODEL = {"config.json", "model.safetensors", *CODE, *PROCESSOR}
-BESIDE = {"README.md", "metrics.json", "report.html", "training_curves.png", "gradient_norms.png"}
+BESIDE = {"README.md", "architecture.png", "metrics.json", "report.html", "training_curves.png", "gradient_norms.png"}
 FORBIDDEN = (
     "*optimizer* *scheduler* *rng_state* *scaler* *training_args* *trainer_state* *.bin *.pt *.pth *.pkl runs/*"
 )
