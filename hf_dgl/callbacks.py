@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from .adaptive import Explained
 from .architectures import below_adapters
 from .checkpoints import newest_complete
+
+logger = logging.get_logger(__name__)
 
 
 class SaveAfterTheEpoch(TrainerCallback):
@@ -102,6 +105,39 @@ class RememberExplained(TrainerCallback):
         if explained is not None and control.should_save:
             states: Any = state.stateful_callbacks
             states[self._KEY] = explained.state_dict()
+
+
+class WarnWhenStarved(TrainerCallback):
+    """Says so, once for each modality, when an encoder learns nothing: its unimodal loss stays at chance level, and no
+    other loss trains it.
+
+    Args:
+        shares: Modality -> share of the multimodal gradient that reaches its encoder.
+
+    Example:
+
+        >>> trainer.add_callback(WarnWhenStarved({"image": 0.0, "text": 0.0}))
+    """
+
+    _LEAST_STEPS, _LEAST_PART, _LEAST_EXPLAINED = 100, 0.2, 0.02
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self._starved_by_chance = [name for name, share in shares.items() if share == 0]
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        if state.global_step < max(self._LEAST_STEPS, self._LEAST_PART * state.max_steps):
+            return
+        for name in list(self._starved_by_chance):
+            if (logs or {}).get(f"explained_{name}", 1.0) < self._LEAST_EXPLAINED:
+                self._starved_by_chance.remove(name)
+                logger.warning(
+                    f"After {state.global_step} steps, {name!r} alone explains nothing of the labels (its loss is at "
+                    "chance level), and its encoder is trained by nothing else. If the label can only be told from "
+                    "several modalities together, use `method: adaptive_dgl` or `joint`; if the learning rate is low, "
+                    "wait."
+                )
 
 
 class StopWhenNotFinite(TrainerCallback):

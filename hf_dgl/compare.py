@@ -141,7 +141,10 @@ def plan(
     for method, values, seed in itertools.product(methods, itertools.product(*sweeps.values()), seeds):
         settings = tuple((key, v) for key, v in zip(sweeps, values, strict=True) if _applies(key, method))
         swept = [word for key, value in settings for word in (f"--{key}", value)]
-        for modality, words in _trainings(method, load_recipe(recipe, [*overrides, *swept])).items():
+        loaded = load_recipe(recipe, [*overrides, *swept])
+        if loaded.training.push_to_hub:  # they would all land in one repository
+            swept += ["--push_to_hub", "false"]
+        for modality, words in _trainings(method, loaded).items():
             out = folder / _name(method, modality, settings, seed)
             of_run = (*overrides, *swept, *words, "--seed", str(seed), "--output_dir", str(out))
             load_recipe(recipe, of_run)  # mistakes are told before anything is trained

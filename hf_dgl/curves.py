@@ -9,10 +9,10 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .figures import can_draw
 from .results import HEADLINES
 
 PICTURES = {
@@ -89,7 +89,7 @@ def save_pictures(
     """
     for name in PICTURES:
         Path(folder, name).unlink(missing_ok=True)  # of an earlier run
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         return []
     found = panels(log_history, modalities, problem_type)
     written = []
@@ -109,7 +109,7 @@ def as_svg(panel: Panel) -> str | None:
         >>> as_svg(panels(log_history, ["image"], "regression")["losses"])
         '<svg height="252pt" ...'
     """
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         return None
     import matplotlib
 

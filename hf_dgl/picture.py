@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from .figures import new_figure
 from .inspection import Inspection
 from .modalities import FUSION
 
@@ -29,12 +30,8 @@ def draw_model(found: Inspection, path: str | os.PathLike[str]) -> None:
 
         >>> draw_model(inspect_source("LxmertForQuestionAnswering"), "model.svg")
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: that would keep global state and look for a display
-    except ImportError as error:
-        raise ValueError("Pictures need matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     names = [name for name in found.groups if name != FUSION]
-    figure = Figure(figsize=(1.2 + 2.6 * len(names), 4.2), layout="constrained")
+    figure = new_figure(figsize=(1.2 + 2.6 * len(names), 4.2))
     axes = figure.add_subplot()
     axes.set(xlim=(0, len(names)), ylim=(0, 3.3))
     axes.axis("off")

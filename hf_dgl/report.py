@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .benchmark import PROCEDURES
+from .figures import new_figure
 
 _LINES = {"dgl": "o-", "two_backward": "s--", "floor": "k:"}
 _TITLES = {"flops": "FLOPs", "seconds": "time", "memory": "memory"}
@@ -27,12 +28,8 @@ def plot_sweep(points: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
 
         >>> plot_sweep(sweep(model.config, batch), "benchmark.png")
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: that would keep global state and look for a display
-    except ImportError as error:
-        raise ValueError("Plots need matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     quantities = [key for key in _TITLES if any(point["ratios"]["dgl"][key] is not None for point in points)]
-    figure = Figure(figsize=(1 + 4 * len(quantities), 4), layout="constrained")
+    figure = new_figure(figsize=(1 + 4 * len(quantities), 4))
     for panel, quantity in enumerate(quantities):
         axes = figure.add_subplot(1, len(quantities), panel + 1)
         axes.axhline(1.0, color="grey", linewidth=1)

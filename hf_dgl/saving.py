@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -19,6 +18,7 @@ from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume, un
 from .curves import save_pictures
 from .data.streaming import place_in_stream
 from .disentangle import Disentangled
+from .figures import can_draw
 from .hub import copy_what_upstream_does_not, uploads
 from .inspection import inspect_model
 from .model_card import create_model_card
@@ -129,7 +129,7 @@ class SavingTrainer(Trainer):
                 problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
                 modalities = list(self.disentangled.partition.modalities)
                 save_pictures(folder, self.state.log_history, modalities, problem_type)
-                if find_spec("matplotlib") is not None:
+                if can_draw():
                     draw_model(inspect_model(self.disentangled), os.path.join(folder, MODEL_PICTURE))
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
             card.save(os.path.join(folder, "README.md"))

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from .adaptive import ChanceLevel, Explained, adapt
 from .architectures import architecture_of, below_adapters, modalities_of
-from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite
+from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
 from .dataflow import find_modalities
 from .disentangle import METHODS, Disentangled, disentangle
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
@@ -103,6 +103,7 @@ class DGLTrainer(SavingTrainer):
             self._explain(problem_type)
         self.add_callback(LeaveInputsAlone())
         self.add_callback(StopWhenNotFinite())
+        self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
         self.add_callback(RememberExplained(lambda: self.explained))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from scipy.stats import entropy
 
+from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.adaptive import ChanceLevel, Explained, adapt
 from hf_dgl.disentangle import METHODS, disentangle
 from hf_dgl.passes import MULTIMODAL
 from tests.oracle import Concat, gradients, make_toy, max_difference, toy_batch
+from tests.tiny import tiny_batch, tiny_model
 
 CLASSES = 3
 
@@ -87,6 +90,60 @@ def test_the_state_goes_on():
     for one in (explained, other):
         one.update({name: torch.tensor(0.3) for name in (MULTIMODAL, "image", "text")}, torch.tensor([0, 0, 1, 3]))
     assert {k: float(v) for k, v in explained.shares().items()} == {k: float(v) for k, v in other.shares().items()}
+
+
+# ---- in the Trainer ----
+
+
+def logged_by(tmp_path, method: str, labels) -> tuple[list[dict], list[str]]:
+    """What a short run logs, and its warnings; the labels are drawn by `labels(rows)`."""
+    model = tiny_model(("image", "text"))
+    model.config.problem_type = "single_label_classification"
+    batch = tiny_batch(("image", "text"), 64)
+    batch["labels"] = labels(64)
+    rows = [
+        {key: value[row] if key == "labels" else {k: v[row] for k, v in value.items()} for key, value in batch.items()}
+        for row in range(64)
+    ]
+    arguments = DGLTrainingArguments(
+        str(tmp_path), method=method, use_cpu=True, report_to=[], disable_tqdm=True, max_steps=120, logging_steps=40,
+        per_device_train_batch_size=16, learning_rate=1e-5, save_strategy="no",
+    )  # fmt: skip
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("hf_dgl.callbacks")
+    logger.addHandler(handler)
+    try:
+        trainer = DGLTrainer(model, arguments, torch.utils.data.default_collate, rows)
+        trainer.train()
+    finally:
+        logger.removeHandler(handler)
+    return [entry for entry in trainer.state.log_history if "loss" in entry], warnings
+
+
+def test_a_starved_encoder_is_told_once(tmp_path):
+    logs, warnings = logged_by(tmp_path, "dgl", lambda rows: torch.randint(3, (rows,)))
+    assert logs[-1]["explained_image"] < 0.02
+    assert [warning.split(" alone")[0] for warning in warnings] == [
+        "After 120 steps, 'image'",
+        "After 120 steps, 'text'",
+    ]
+
+
+def test_adaptive_weights_are_logged_and_an_encoder_that_gets_the_multimodal_gradient_is_not_starved(tmp_path):
+    logs, warnings = logged_by(tmp_path, "adaptive_dgl", lambda rows: torch.randint(3, (rows,)))
+    assert {"alpha_image", "alpha_text", "explained_multimodal"} <= set(logs[-1])
+    assert not warnings
+
+
+def test_adaptive_dgl_needs_a_chance_level(tmp_path):
+    model = tiny_model(("image", "text"))
+    model.config.problem_type = None
+    batch = tiny_batch(("image", "text"), 4)
+    trainer = DGLTrainer(model, DGLTrainingArguments(str(tmp_path), method="adaptive_dgl", use_cpu=True))
+    with pytest.raises(ValueError, match="set `model.config.problem_type`"):
+        trainer.compute_loss(model.train(), batch)
 
 
 # ---- what it is for ----

@@ -271,6 +271,12 @@ def test_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_devices() == []
 
 
+def test_no_run_is_pushed(tmp_path: Path) -> None:
+    recipe = write(tmp_path, push_to_hub=True)
+    (run,) = plan(recipe, ["dgl"], [0], tmp_path)
+    assert load_recipe(recipe).training.push_to_hub and not load_recipe(recipe, run.words).training.push_to_hub
+
+
 def test_names_of_folders_differ_as_their_values_do(tmp_path: Path) -> None:
     sweeps = {"metric_for_best_model": ["a/b", "a_b", "a b"]}
     runs = plan(write(tmp_path), ["dgl"], [0], tmp_path, sweeps=sweeps)

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from hf_dgl import curves
+from hf_dgl import curves, saving
 from hf_dgl.finetune import FinetuneResult, finetune
 from hf_dgl.model_card import create_model_card
 from hf_dgl.recipe import make_recipe
@@ -148,7 +148,8 @@ def test_checkpoints_have_a_card_with_the_results_so_far(tmp_path: Path) -> None
 
 
 def test_without_matplotlib_it_has_no_pictures(result: FinetuneResult, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(curves, "find_spec", lambda _: None)
+    monkeypatch.setattr(curves, "can_draw", lambda: False)
+    monkeypatch.setattr(saving, "can_draw", lambda: False)
     monkeypatch.setattr(result.trainer.args, "output_dir", str(tmp_path))
     (tmp_path / "training_curves.png").write_bytes(b"of an earlier run")
     result.trainer.create_model_card()

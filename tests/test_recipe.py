@@ -301,3 +301,11 @@ def test_help_lists_every_key_the_method_first() -> None:
 
 def test_types(write: Any) -> None:
     assert isinstance(load_recipe(write()), Recipe)
+
+
+def test_null_removes_an_entry_of_a_mapping(write: Any) -> None:
+    recipe = load_recipe(write(alpha={"image": 1, "text": 2}), ["--encoders", "{image: null}", "--alpha", "{text: null}"])
+    assert recipe.model.encoders == {"text": "org/text"}
+    assert recipe.training.alpha == {"image": 1.0}
+    with pytest.raises(ValueError, match="alpha: expected a number"):
+        load_recipe(write(), ["--alpha", "{text: null}"])

@@ -314,7 +314,8 @@ class Comparison:
             said.append("With two modalities, one alone is the model without the other.")
         if any(name.endswith("contributes") for name in columns):
             said.append(
-                "*contributes*: Shapley value; these add up to the fused score less that of the best constant answer."
+                "*contributes*: Shapley value; these add up to the fused score less that of the best constant answer. "
+                "For them the same model is scored with modalities left out; nothing is chosen by that."
             )
         if self.keys:
             said.append("`*`: what the validation split would choose for the method; the test split must not.")
@@ -324,10 +325,10 @@ class Comparison:
 
 def _markdown(table: Table) -> list[str]:
     """Aligned, so that it can be read in a terminal, too."""
-    widths = [max(len(cell) for cell in column) for column in zip(table.columns, *table.rows, strict=True)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.columns, *table.rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (table.columns, *table.rows)
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 

@@ -10,6 +10,8 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_dgl.figures import new_figure
+
 from .collator import decode_value
 from .columns import LABEL_COLUMN, ROW_COLUMN
 
@@ -29,13 +31,9 @@ def draw_preview(dataset: datasets.Dataset, processor: Any, path: str | os.PathL
     Example:
         >>> draw_preview(data["train"], processor, "data.png")
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: that would keep global state and look for a display
-    except ImportError as error:
-        raise ValueError("--preview needs matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     modalities = list(processor.modalities)
     picked = np.unique(np.linspace(0, len(dataset) - 1, min(num_rows, len(dataset))).astype(int))
-    figure = Figure(figsize=(3.2 * len(modalities), 1.8 * len(picked)), layout="constrained")
+    figure = new_figure(figsize=(3.2 * len(modalities), 1.8 * len(picked)))
     grid = figure.subplots(len(picked), len(modalities), squeeze=False)
     feature = dataset.features[LABEL_COLUMN]
     for line, index in enumerate(picked.tolist()):
