@@ -22,10 +22,12 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -35,6 +37,12 @@ from .comparison.result import JOINT, UNIMODAL
 from .disentangle import METHODS
 from .modalities import did_you_mean
 from .recipe import Recipe, load_recipe
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 _LAST_LINES = 12  # of a run that failed
 _OWN_KEYS = {"method": "--methods", "seed": "--seeds", "output_dir": "--compare_dir"}
@@ -300,19 +308,33 @@ def _run(
 ) -> None:
     """Trains, unless that is done; likewise the contributions."""
     log, scored = run.folder / "run.log", run.folder / "contributions.json"
-    if not _is_complete(recipe, run):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
-            shutil.rmtree(stale)
-        for stale in (log, scored, run.folder / "metrics.json", _marker(run)):
-            stale.unlink(missing_ok=True)
-        _call(["train", str(recipe), *run.words], log, log, place, processes)
-        _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
-    if contributions and not scored.is_file():
-        draft = scored.with_suffix(".partial")
-        words = ["evaluate", str(run.folder), "--contributions", "--recipe", str(recipe), *run.words]
-        _call(words, draft, log, place, processes)
-        draft.replace(scored)
+    with _held(run.folder) as lock:
+        if not _is_complete(recipe, run):
+            for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
+                shutil.rmtree(stale)
+            for stale in (log, scored, run.folder / "metrics.json", _marker(run)):
+                stale.unlink(missing_ok=True)
+            _call(["train", str(recipe), *run.words], log, log, place, processes, lock)
+            _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
+        if contributions and not scored.is_file():
+            draft = scored.with_suffix(".partial")
+            words = ["evaluate", str(run.folder), "--contributions", "--recipe", str(recipe), *run.words]
+            _call(words, draft, log, place, processes, lock)
+            draft.replace(scored)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[int]:
+    """Waits until no other comparison works in a run's folder, and keeps others out.
+
+    The run's process inherits the lock: should this one be killed and started again, it waits for what it left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if fcntl is not None:  # not on Windows
+            with suppress(OSError):  # nor on every network drive
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 def _marker(run: Run) -> Path:
@@ -332,7 +354,12 @@ def _is_complete(recipe: str | os.PathLike[str], run: Run) -> bool:
 
 
 def _call(
-    words: Sequence[str], out: Path, log: Path, place: Mapping[str, str], processes: set[subprocess.Popen[bytes]]
+    words: Sequence[str],
+    out: Path,
+    log: Path,
+    place: Mapping[str, str],
+    processes: set[subprocess.Popen[bytes]],
+    lock: int,
 ) -> None:
     """Runs an `hf-dgl` command to its end; what it says goes to the log."""
     with open(log, "ab") as errors, open(out, "ab" if out == log else "wb") as output:
@@ -342,6 +369,7 @@ def _call(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
+            pass_fds=(lock,) if fcntl is not None else (),
         )
         processes.add(process)
         code = process.wait()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers.trainer
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -30,6 +30,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import logging
+
+from .demo import space_files
 
 logger = logging.get_logger(__name__)
 
@@ -89,6 +91,36 @@ def push(
         )
     address = f"{api.endpoint}/{repo_id}"
     return f"{address}/tree/{revision}" if revision else address
+
+
+def push_space(model_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Makes a Space `user/name-demo` that shows a model: the page of `hf-dgl demo`.
+
+    Args:
+        model_id: `user/name`, on the Hub already.
+        private: Whether a new Space can be seen by nobody else.
+        token: Default: that of `hf auth login`, or `HF_TOKEN`.
+
+    Returns:
+        The address of the Space.
+
+    Raises:
+        ValueError: the extra `demo` is not installed (its version goes into the Space's settings).
+        OSError: the Hub refuses or cannot be reached; says what to type.
+
+    Example:
+
+        >>> push_space("user/digits")
+        'https://huggingface.co/spaces/user/digits-demo'
+    """
+    files = space_files(model_id)
+    repo_id = f"{model_id}-demo"
+    with explaining(repo_id, Path.cwd()):
+        api = HfApi()
+        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True, token=token)
+        added = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
+        api.create_commit(repo_id, added, commit_message="Demo by hf-dgl", repo_type="space", token=token)
+    return f"{api.endpoint}/spaces/{repo_id}"
 
 
 @contextmanager

@@ -212,7 +212,7 @@ class DGLTrainer(SavingTrainer):
         assert self.disentangled is not None
         adaptive = METHODS[self.args.method or "dgl"].adaptive
         config: Any = self._plain_model.config
-        chance = ChanceLevel(problem_type, config.num_labels)
+        chance = ChanceLevel(problem_type, getattr(config, "num_qa_labels", None) or config.num_labels)  # LXMERT
         self.explained = Explained(list(self.disentangled.partition.modalities), chance, everywhere=adaptive)
 
     def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:

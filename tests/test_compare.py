@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -45,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """`hf-dgl` replaced by something that writes metrics: .5 + a tenth per seed, and a tenth more for dgl."""
     made: list[Any] = []
 
-    def call(words: Any, out: Path, log: Path, place: Any, processes: Any) -> None:
+    def call(words: Any, out: Path, log: Path, place: Any, *_: Any) -> None:
         made.append((words, dict(place)))
         recipe = load_recipe(words[1], words[2:])
         method, seed = recipe.training.method, recipe.training.seed
@@ -110,26 +112,28 @@ def test_complete_runs_are_not_repeated(real: Any, monkeypatch: pytest.MonkeyPat
     assert len(started) == 1 and "-1" in started[0]  # the failed one is tried again
 
 
-def test_an_interrupted_comparison_leaves_no_process_and_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
-    recipe = write(tmp_path, max_steps=100_000)  # it will not end by itself
-    words = ["compare", recipe, "--methods", "joint", "--seeds", "0", "--compare_dir", str(tmp_path / "out")]
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: Any, how: signal.Signals) -> None:
+    recipe, folder = write(tmp_path, max_steps=100_000), tmp_path / "out" / "joint-0"  # it will not end by itself
+    words = ["compare", recipe, "--methods", "joint", "--seeds", "0", "--compare_dir", str(folder.parent)]
     process = subprocess.Popen([sys.executable, "-m", "hf_dgl", *words], stderr=subprocess.DEVNULL)
-    log = tmp_path / "out" / "joint-0" / "run.log"
     deadline = time.monotonic() + 60
-    while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
-    size = log.stat().st_size
-    time.sleep(1)
-    assert log.stat().st_size == size  # nobody writes there any more
-    assert not (tmp_path / "out" / "joint-0" / "complete.yaml").exists()
+    while not (children := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(how)
+    assert process.wait(30) == (143 if how == signal.SIGTERM else -how)
+    if how == signal.SIGKILL:  # its run goes on alone, and nobody else may work in that folder
+        with open(folder / ".lock", "w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        children[0].kill()
+    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert not (folder / "complete.yaml").exists()
 
     def call(words: Any, out: Path, *_: Any) -> None:
         (out.parent / "metrics.json").write_text('{"test": {"accuracy": 1}}')
 
     monkeypatch.setattr(module, "_call", call)
-    assert compare(recipe, ["joint"], [0], tmp_path / "out").results[0].test == {"accuracy": 1}
+    assert compare(recipe, ["joint"], [0], folder.parent).results[0].test == {"accuracy": 1}
 
 
 # ---- without processes ---------------------------------------------------------------------------------------------

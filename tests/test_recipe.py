@@ -304,7 +304,9 @@ def test_types(write: Any) -> None:
 
 
 def test_null_removes_an_entry_of_a_mapping(write: Any) -> None:
-    recipe = load_recipe(write(alpha={"image": 1, "text": 2}), ["--encoders", "{image: null}", "--alpha", "{text: null}"])
+    recipe = load_recipe(
+        write(alpha={"image": 1, "text": 2}), ["--encoders", "{image: null}", "--alpha", "{text: null}"]
+    )
     assert recipe.model.encoders == {"text": "org/text"}
     assert recipe.training.alpha == {"image": 1.0}
     with pytest.raises(ValueError, match="alpha: expected a number"):

@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _print_table(as_json: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from hf_dgl.architectures import ARCHITECTURES
 
@@ -73,16 +72,15 @@ def _print_table(as_json: bool) -> None:
         }
         print(json.dumps(rows, indent=2))
         return
-    table = Table("class", "partitions", "method", "a modality is absent", show_lines=True)
-    for name, row in ARCHITECTURES.items():
-        if not row.refused:
-            table.add_row(name, "\n".join(row.partitions), row.method, f"{row.absent} {row.note}".strip())
-    console = Console()
-    console.print(table)
-    console.print("Refused:")
+    console = Console(highlight=False, soft_wrap=True)
     for name, row in ARCHITECTURES.items():
         if row.refused:
-            console.print(f"[bold]{name}[/bold]: {row.refused}")
+            console.print(f"[bold]{name}[/bold]: refused. {row.refused}", markup=True)
+        else:
+            console.print(
+                f"[bold cyan]{name}[/bold cyan]: method {row.method}, partition {' or '.join(row.partitions)}"
+            )
+            console.print(f"    {row.absent} {row.note}".rstrip(), markup=False)
 
 
 def _print(found: Any) -> None:

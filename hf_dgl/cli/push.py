@@ -1,4 +1,4 @@
-"""`hf-dgl push OUT user/name [--private] [--revision BRANCH]`."""
+"""`hf-dgl push OUT user/name [--private] [--revision BRANCH] [--space]`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("repo_id", metavar="user/name", help="the repository; made if it is not there")
     parser.add_argument("--private", action="store_true", help="a new repository that nobody else can see")
     parser.add_argument("--revision", metavar="BRANCH", help="default: main; made if it is not there")
+    parser.add_argument("--space", action="store_true", help="also make a Space user/name-demo: a page to try it on")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Prints the address of what was uploaded."""
-    from hf_dgl.hub import push
+    """Prints the addresses of what was uploaded."""
+    from hf_dgl.hub import push, push_space
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl push --help` lists what there is.")
     # Without --private the account's own default holds.
     print(push(arguments.model, arguments.repo_id, private=arguments.private or None, revision=arguments.revision))
+    if arguments.space:
+        print(push_space(arguments.repo_id, private=arguments.private or None))

@@ -52,6 +52,17 @@ def test_the_method_is_the_rows_unless_chosen(tmp_path):
     assert make("FlavaForSequenceClassification", tmp_path).args.method == "dgl"
 
 
+def test_what_each_modality_explains_is_followed(tmp_path):
+    """LXMERT counts its classes by a name of its own, and its config's `num_labels` is 2."""
+    model, batch = TINY["LxmertForQuestionAnswering"]()
+    model.config.problem_type = "single_label_classification"
+    assert model.config.num_labels < model.config.num_qa_labels
+    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=True, max_steps=2, logging_steps=1, save_strategy="no")
+    trainer = DGLTrainer(model, arguments, train_dataset=Rows({**batch, "labels": torch.tensor([3, 2, 3])}))
+    trainer.train()
+    assert "explained_image" in trainer.state.log_history[0]
+
+
 def test_partitions(tmp_path):
     sizes = {}
     for partition in ("embeddings", "by_name"):

@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         split = urlsplit(self.path)
-        path = split.path
+        path = re.sub(r"^/api/spaces/([^/]+/[^/]+)", r"/api/models/\1.space", split.path)  # kept beside the models
         self.query = parse_qs(split.query)
         self.hub.requests.append((self.command, unquote(path)))
         length = int(self.headers.get("Content-Length") or 0)
@@ -236,7 +236,7 @@ def create(request: _Handler) -> None:
     user = request.user()
     namespace = wanted.get("organization") or (user.name if user else "")
     request.may_write(namespace)
-    repo_id = f"{namespace}/{wanted['name']}"
+    repo_id = f"{namespace}/{wanted['name']}" + (".space" if wanted.get("type") == "space" else "")
     exists = repo_id in request.hub.repositories
     if not exists:
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))

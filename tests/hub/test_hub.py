@@ -201,6 +201,14 @@ def test_push_command_and_revisions(trained: Path, client: Client, hub: Hub, tmp
         assert_nothing_private(hub.files("user/two", revision), trained.parent, tmp_path)
 
 
+def test_a_space_that_shows_the_model(trained: Path, client: Client, hub: Hub) -> None:
+    said = client("cli", words=["push", str(trained), "user/shown", "--space"])
+    assert (said["code"], said["out"]) == (0, f"{hub.url}/user/shown\n{hub.url}/spaces/user/shown-demo\n"), said["err"]
+    files = {name: content.decode() for name, content in hub.files("user/shown-demo.space").items()}
+    assert set(files) == {".gitattributes", "app.py", "requirements.txt", "README.md"}
+    assert "build('user/shown')" in files["app.py"] and "sdk: gradio" in files["README.md"]
+
+
 def test_adapters(client: Client, hub: Hub, trained: Path, tmp_path: Path) -> None:
     """Adapters of a model on the Hub: a small repository, from which the whole is built again."""
     values = {
