@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from hf_dgl import compare as module
-from hf_dgl.compare import compare, environments, plan, visible_devices
+from hf_dgl.compare import compare, environments, visible_devices
+from hf_dgl.comparison.plan import plan
 from hf_dgl.comparison.result import Variant
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.finetune import finetune
