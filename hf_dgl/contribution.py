@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from .finetune import evaluate, parts_to_score
+from .assembly import parts_to_score
+from .finetune import evaluate
 from .metrics import SCORERS, labelled
 from .outputs import map_tensors
 from .recipe import Recipe

@@ -130,7 +130,7 @@ def load_model_and_batch(
         ValueError: if there is no such model.
     """
     if source.endswith((".yaml", ".yml")):
-        from hf_dgl.finetune import assemble
+        from hf_dgl.assembly import assemble
         from hf_dgl.recipe import load_recipe
 
         recipe = load_recipe(source, overrides)

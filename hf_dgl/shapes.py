@@ -17,9 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ASTConfig, BertConfig, PreTrainedConfig, ViTConfig
 from transformers.initialization import no_init_weights
 
+from .assembly import build_model, build_processor, load_splits
 from .data import CrossModalCollator, LabelSpec
 from .encoder_specs import resolve_encoder
-from .finetune import build_model, build_processor, load_splits
 from .models import CrossModalConfig, CrossModalForSequenceClassification
 from .native import NativeProcessor
 from .outputs import map_tensors

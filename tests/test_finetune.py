@@ -12,8 +12,9 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 
+from hf_dgl.assembly import load_splits
 from hf_dgl.data import CrossModalCollator
-from hf_dgl.finetune import FinetuneResult, evaluate, finetune, load_splits
+from hf_dgl.finetune import FinetuneResult, evaluate, finetune
 from hf_dgl.inference import CrossModalPipeline
 from hf_dgl.recipe import load_recipe, make_recipe
 from tests.recipes import TINY_ENCODERS, tiny_recipe

@@ -32,10 +32,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Prints the report."""
     from datasets import Dataset, IterableDataset
 
+    from hf_dgl.assembly import build_processor, load_splits
     from hf_dgl.data.inspection import inspect_data
     from hf_dgl.data.streaming import head
     from hf_dgl.encoder_specs import resolve_encoder
-    from hf_dgl.finetune import build_processor, load_splits
     from hf_dgl.recipe import load_recipe, split_words
 
     recipe = load_recipe(*split_words(rest))

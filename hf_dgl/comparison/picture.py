@@ -6,6 +6,8 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from hf_dgl.figures import new_figure
+
 if TYPE_CHECKING:
     from .result import Comparison, Variant
 
@@ -26,15 +28,11 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
 
         >>> plot_comparison(compare("recipes/quickstart/image_text.yaml"), "comparison.png")
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: that would keep global state and look for a display
-    except ImportError as error:
-        raise ValueError("Plots need matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     metric = comparison.metric
     panels = {"fused": metric, **{f"{name} alone": f"{metric}_{name}" for name in comparison.modalities}}
     is_sweep = len(comparison.keys) == 1 and all(_number(v) is not None for v in comparison.variants if v.settings)
     width = 1 + len(panels) * max(2.5, 0.5 * len(comparison.variants))
-    figure = Figure(figsize=(width, 4), layout="constrained")
+    figure = new_figure(figsize=(width, 4))
     first = None
     for index, (title, key) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1, sharey=first)
