@@ -108,7 +108,8 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         checkpoint = _checkpoint(training)
         training.eval_on_start = checkpoint is None and "validation" in splits
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        metrics = _score(trainer, splits.get("test"))
+        with _kept_if_scoring_fails(trainer):
+            metrics = _score(trainer, splits.get("test"))
         metrics["train"] = outcome.metrics
         with explaining_a_full_disk(str(training.output_dir)):
             _save(trainer, recipe, metrics)
@@ -198,6 +199,18 @@ def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> No
         write_report(str(trainer.args.output_dir))
     trainer.create_model_card()
     trainer.save_model()  # last: with `push_to_hub` it uploads the folder
+
+
+@contextmanager
+def _kept_if_scoring_fails(trainer: DGLTrainer) -> Iterator[None]:
+    """Saves the trained model before an error ends the run: a broken file of the test split is met after hours."""
+    try:
+        yield
+    except Exception:
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # there, saving needs all processes
+            trainer.save_model(_internal_call=True)
+            logger.warning(f"Scoring failed. The trained model is in {trainer.args.output_dir}.")
+        raise
 
 
 def _merge(trainer: DGLTrainer, recipe: Recipe) -> None:

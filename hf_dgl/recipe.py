@@ -165,7 +165,15 @@ def build_parser(prog: str = "hf-dgl train", exit_on_error: bool = True) -> argp
         "listed below, except for: " + " ".join(f"--{key} {value}" for key, value in WITHOUT_FILE.items()) + ".",
         exit_on_error=exit_on_error,
         allow_abbrev=False,
+        formatter_class=_HelpFormatter,
     )
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except for None: what happens then is what the help says."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: True) -> type:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 
+import hf_dgl.finetune
 from hf_dgl.assembly import load_splits
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.finetune import FinetuneResult, evaluate, finetune
@@ -203,3 +204,15 @@ def test_recipe_trains_for_two_steps(path: Path, tmp_path: Path) -> None:
     result = finetune(load_recipe(path, [*words, f"--output_dir={tmp_path}"]))
     assert {"before", "validation", "test"} <= set(result.metrics)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["max_steps"] == 2
+
+
+def test_the_trained_model_outlives_an_error_in_scoring(tmp_path: Path, monkeypatch: Any) -> None:
+    """A broken file of the test split is met when training is over."""
+
+    def fails(*_: Any) -> None:
+        raise ValueError("Row test[3], 'image': Cannot read the image")
+
+    monkeypatch.setattr(hf_dgl.finetune, "_score", fails)
+    with pytest.raises(ValueError, match="Cannot read the image"):
+        finetune(make_recipe(tiny_recipe(tmp_path)))
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 10

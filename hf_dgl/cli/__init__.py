@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="hf-dgl",
         description="Fine-tune multimodal transformers with disentangled gradient learning.",
+        epilog="Type first: hf-dgl train recipes/quickstart/image_text.yaml",
         allow_abbrev=False,
     )
     common = argparse.ArgumentParser(add_help=False)

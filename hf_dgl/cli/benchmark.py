@@ -31,6 +31,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="what a training step of DGL costs, relative to joint training",
+        usage="hf-dgl benchmark [-h] [--traceback] RECIPE [options below] [--key value ...]\n"
+        "       hf-dgl benchmark [-h] [--traceback] [options below]",
         description="Measure a training step of joint training, DGL and the paper's two backward passes: of a "
         "recipe's model on its data (`--key value` words override the recipe), or of any shape on random inputs.",
     )

@@ -15,6 +15,9 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="train a recipe under several methods and seeds: means, spreads and paired tests on the test split",
+        usage="hf-dgl compare [-h] [--traceback] RECIPE [--methods METHODS] [--seeds SEED ...] "
+        "[--sweep KEY=VALUE,... ...]\n"
+        "                      [--contributions] [--compare_dir COMPARE_DIR] [--jobs JOBS] [--key value ...]",
         description="Train a recipe under several methods and seeds. Complete runs are not repeated, and a run that "
         "fails does not stop the others. `--key value` words override the recipe in every run. The tables are printed "
         "and, with every number, left as comparison.md, comparison.json and comparison.png.",

@@ -17,6 +17,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="score a fine-tuned model: JSON on stdout",
+        usage="hf-dgl evaluate [-h] [--traceback] OUT [--recipe RECIPE] [--split SPLIT] [--contributions] "
+        "[--key value ...]",
         description="Score a fine-tuned model on a split of a recipe's data; `--key value` words override the recipe.",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
