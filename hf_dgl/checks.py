@@ -113,7 +113,11 @@ def _gradient_errors(handle: Disentangled, batch: Mapping[str, Any]) -> dict[str
     output = handle.model(**batch)
     loss = entry(output, "loss")
     if loss is None:
-        raise ValueError("The check needs a loss: give a batch with labels that the model computes its loss from.")
+        raise ValueError(
+            f"The check needs a loss, and {type(handle.model).__name__} returned none: give a batch with labels, "
+            "and let the forward compute the loss from them and return it as `loss` of a dict or a `ModelOutput` (not "
+            "of a tuple)."
+        )
     loss.backward()
     trainable = {name: p for name, p in handle.model.named_parameters() if p.requires_grad}
     actual = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable.items()}

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from .absence import other_text, text_tokens
-from .dataflow_inputs import TARGET, group_inputs
+from .dataflow_inputs import TARGET, WHERE_INPUTS_GO, group_inputs
 from .dataflow_proposal import Proposal
 from .dataflow_refusals import refuse_too_few, refuse_undefined, refuse_unseparated, refuse_untrainable
 from .dataflow_tags import Observation, Seen, observe
@@ -74,7 +74,8 @@ def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Seq
         raise ValueError(
             f"{type(model).__name__} computes a loss without labels. Such a loss (contrastive, say) compares the "
             "modalities with each other, and one modality alone has none. Put a head with a supervised loss on its "
-            "towers; if one of the inputs is what is predicted, say so: `inputs={'labels': ['...']}`."
+            "towers; if one of the inputs is what is predicted, say so: `inputs={'labels': ['...']}`. "
+            f"{WHERE_INPUTS_GO}"
         )
     ownership = _Ownership(model, seen, groups, names)
     ownership.judge()

@@ -23,6 +23,13 @@ _RULES = (  # the first that fits decides
 _OF_THE_SEQUENCE = r"^(attention_mask|position_ids|token_type_ids|inputs_embeds)$"  # text, or the only one there is
 
 
+WHERE_INPUTS_GO = (
+    "In place of `modalities='auto'`: `from hf_dgl.dataflow import find_modalities`, and "
+    "`modalities=find_modalities(model, batch, inputs=...).modalities`."
+)
+"""What errors add that ask for `inputs`, which "auto" does not take."""
+
+
 def group_inputs(
     batch: Mapping[str, Any], declared: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
@@ -87,5 +94,6 @@ def _unknown(name: str, batch: Mapping[str, Any]) -> str:
         f"Which modality is the input {name!r}? Its name does not tell. Say it: "
         f"`inputs={{'image': [{name!r}]}}` (or 'text', 'audio', or a name of yours); "
         f"`inputs={{'{FUSION}': [{name!r}]}}` if it belongs to none, "
-        f"`inputs={{'{TARGET}': [{name!r}]}}` if it is what is predicted. The batch has {list(batch)}."
+        f"`inputs={{'{TARGET}': [{name!r}]}}` if it is what is predicted. The batch has {list(batch)}. "
+        f"{WHERE_INPUTS_GO}"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .dataflow_inputs import WHERE_INPUTS_GO
 from .dataflow_proposal import Proposal
 from .dataflow_tags import Observation, without_a_trace
 from .outputs import entry, loss_of, tensors_in
@@ -19,7 +20,8 @@ def refuse_too_few(names: Sequence[str], groups: Mapping[str, Sequence[str]]) ->
         what = f"only {names[0]!r} ({', '.join(groups[names[0]])})" if names else "none"
         raise ValueError(
             f"DGL needs at least two modalities, and the batch has {what}. Labels and a decoder's inputs are what is "
-            "predicted, and no modality. If another input is one, say so: `inputs={'text': ['...']}`."
+            "predicted, and no modality. If another input is one, say so: `inputs={'text': ['...']}`. "
+            f"{WHERE_INPUTS_GO}"
         )
 
 
@@ -85,5 +87,7 @@ def refuse_undefined(model: nn.Module, batch: Mapping[str, Any], proposal: Propo
         if not all(bool(value.isfinite().all()) for value in values if value.is_floating_point()):
             raise ValueError(
                 f"The loss of {name} alone is not finite (NaN or infinite): it is undefined where the other "
-                "modalities are absent. Put a head with a supervised loss on the model's encoders."
+                "modalities are absent. A contrastive loss is, and so is whatever divides an absent modality's zeros "
+                "by their own norm (CLIP's `image_embeds`). Put a head with a supervised loss on the encoders' "
+                "outputs before they are normalised."
             )

@@ -175,6 +175,11 @@ def resolve(model: nn.Module, modalities: Mapping[str, Any]) -> Partition:
         ValueError: a module path or a regular expression that matches nothing (with the nearest match), one module
             claimed by two modalities, a reserved or missing name.
     """
+    if not isinstance(modalities, Mapping):
+        raise ValueError(
+            "`modalities`: expected a dict such as {'image': 'vision_model', 'text': 'text_model'} or 'auto', got "
+            f"{modalities!r}."
+        )
     if not modalities:
         raise ValueError(
             "`modalities` is empty: name at least one, e.g. `{'image': 'vision_model', 'text': 'text_model'}`."

@@ -69,7 +69,10 @@ class FeatureArray:
         try:
             return np.asarray(value, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"expected an array of numbers, got {type(value).__name__} ({error}).") from error
+            raise ValueError(
+                f"expected an array of numbers, got {type(value).__name__} ({error}). Give nested lists in json or "
+                "parquet rows (`hf-dgl predict OUT --input rows.parquet --output answers.jsonl`), an array in Python."
+            ) from error
 
 
 class NativeProcessor:

@@ -99,6 +99,12 @@ class DGLTrainer(SavingTrainer):
             self.compute_metrics = per_modality(compute_metrics)
         elif problem_type is not None:
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
+        elif self.eval_dataset is not None and not self.args.prediction_loss_only:
+            logger.warning(
+                "Evaluation gives losses only: nothing says what the labels are. Set `model.config.problem_type` "
+                "(e.g. 'single_label_classification') for accuracies, fused and of each modality alone, or pass "
+                "`compute_metrics`."
+            )
         if problem_type is not None:
             self._explain(problem_type)
         self.add_callback(LeaveInputsAlone())
@@ -212,14 +218,17 @@ class DGLTrainer(SavingTrainer):
         assert self.disentangled is not None
         adaptive = METHODS[self.args.method or "dgl"].adaptive
         config: Any = self._plain_model.config
-        chance = ChanceLevel(problem_type, getattr(config, "num_qa_labels", None) or config.num_labels)  # LXMERT
+        width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
+        chance = ChanceLevel(problem_type, width or 1)
         self.explained = Explained(list(self.disentangled.partition.modalities), chance, everywhere=adaptive)
 
     def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
         if self.explained is None:
             raise ValueError(
                 "`method: adaptive_dgl` weighs losses by what a constant prediction would lose, which is known for "
-                "classification and regression: set `model.config.problem_type`, or use another method."
+                "classification and regression: set `model.config.problem_type`, or use another method. A "
+                "module without a config can have one: `model.config = transformers.PreTrainedConfig(problem_type="
+                "'single_label_classification', num_labels=2)`."
             )
         return self.explained
 

@@ -75,3 +75,13 @@ def test_a_batch_without_labels_is_refused():
     del batch["labels"]
     with disentangle(model, model.declared()) as handle, pytest.raises(ValueError, match="batch with labels"):
         handle.check(batch)
+
+
+def test_a_loss_in_a_tuple_is_refused():
+    class Tuple(Concat):
+        def forward(self, **batch):
+            return tuple(super().forward(**batch).values())
+
+    model = make_toy(Tuple)
+    with disentangle(model, model.declared()) as handle, pytest.raises(ValueError, match="Tuple returned none"):
+        handle.check(toy_batch(model))

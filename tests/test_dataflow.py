@@ -162,11 +162,23 @@ def test_fusion_from_the_start_is_refused() -> None:
 
 def test_unknown_input_says_what_to_type() -> None:
     batch = {"input_ids": torch.ones(2, 3), "foo": torch.ones(2, 3)}
-    with pytest.raises(ValueError, match=re.escape("inputs={'image': ['foo']}")):
+    with pytest.raises(ValueError, match=re.escape("inputs={'image': ['foo']}")) as raised:
         group_inputs(batch)
+    assert "find_modalities(model, batch, inputs=...)" in str(raised.value)
     assert group_inputs(batch, {"image": ["foo"]}) == {"text": ("input_ids",), "image": ("foo",)}
     with pytest.raises(ValueError, match="not in the batch"):
         group_inputs(batch, {"image": ["bar"]})
+
+
+def test_normalised_outputs_are_refused_with_what_to_do() -> None:
+    class Normalised(Concat):
+        def encode(self, name: str, x: torch.Tensor) -> torch.Tensor:
+            encoded = super().encode(name, x)
+            return encoded / encoded.norm(dim=-1, keepdim=True)
+
+    model = make_toy(Normalised)
+    with pytest.raises(ValueError, match="before they are normalised"):
+        propose(model, toy_batch(model))
 
 
 def test_attention_mask_of_a_waveform_is_not_text() -> None:

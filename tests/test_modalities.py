@@ -48,6 +48,7 @@ def test_a_wrappers_prefix_need_not_be_written():
         ({"image": {"encoder": []}}, "at least one module path"),
         ({"image": {"encoder": "vision_model", "absent": "none"}}, "`absent` must be"),
         ({"image": {"encoder": "vision_model", "absent": "omit"}}, "name them in `inputs`"),
+        (["image", "text"], "expected a dict such as"),
         ({"image": "model.vision_model"}, "no module 'model.vision_model': did you mean 'vision_model'"),
         ({"image": {"encoder": "vision_model", "parameters": ["cls_tokn$"]}}, "no parameter matches 'cls_tokn\\$'"),
         ({"image": {"encoder": "vision_model", "exclude": ["head"]}}, "matches none of its parameters"),

@@ -111,3 +111,14 @@ def test_activation_checkpointing(name, tmp_path):
         trainer.train()
     for key, value in plain.model.state_dict().items():
         torch.testing.assert_close(value, checkpointed.model.state_dict()[key], msg=key)
+
+
+def test_without_a_problem_type_it_says_how_to_see_accuracies(tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="hf_dgl.trainer"):
+        make("FlavaForSequenceClassification", tmp_path)
+    assert "Set `model.config.problem_type`" in caplog.text
+    model, batch = TINY["FlavaForSequenceClassification"]()
+    model.config.problem_type = "single_label_classification"
+    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    metrics = DGLTrainer(model, arguments, eval_dataset=Rows(batch, 6)).evaluate()
+    assert {"eval_accuracy", "eval_accuracy_image", "eval_accuracy_text"} <= set(metrics)

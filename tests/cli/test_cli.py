@@ -62,6 +62,24 @@ def test_train_help_lists_the_keys_of_a_recipe(capsys: Any) -> None:
     text = capsys.readouterr().out
     keys = [text.index(f"\n  --{key} ") for key in ("alpha", "encoders", "dataset_name", "learning_rate")]
     assert keys == sorted(keys)
+    assert "default: None" not in text and "(default: 1.0)" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ([], "hf-dgl train recipes/quickstart/image_text.yaml"),
+        (["demo"], "pip install -c constraints.txt -e '.[demo]'"),
+        (["export"], "pip install -c constraints.txt -e '.[onnx]'"),
+        (["evaluate"], "[--key value ...]"),
+        (["compare"], "[--key value ...]"),
+        (["benchmark"], "[--key value ...]"),
+    ],
+)
+def test_help_says_what_to_type(command: list[str], told: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert told in " ".join(capsys.readouterr().out.split())
 
 
 def test_train_prints_the_table(recipe: str, tmp_path: Path, capsys: Any) -> None:

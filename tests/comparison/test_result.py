@@ -158,7 +158,9 @@ def test_without_matplotlib_there_is_a_sentence(comparison: Comparison, tmp_path
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     comparison.save(tmp_path)
     assert not (tmp_path / "comparison.png").exists()
-    assert "There is no comparison.png. Pictures need matplotlib: pip install" in (tmp_path / "comparison.md").read_text()
+    assert (
+        "There is no comparison.png. Pictures need matplotlib: pip install" in (tmp_path / "comparison.md").read_text()
+    )
 
 
 def test_nan_in_a_metric_is_left_out(comparison: Comparison) -> None:
