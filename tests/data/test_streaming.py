@@ -212,4 +212,5 @@ def test_memory_stays_flat(tmp_path):
         [sys.executable, "-c", MEASURE, str(tmp_path / "big.parquet")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 60, "MiB more at the end than after 1000 of 8000 rows, which are 160 MB"
+    # Kept in memory, the rows between would take 134 MiB. The allocator holds on to some tens.
+    assert float(done.stdout) < 100, "MiB more at the end than after 1000 of 8000 rows, which are 160 MB"
