@@ -35,7 +35,7 @@ from .calls import NO_DATA_PARALLEL, bound_arguments, is_present, unwrapped
 from .cut import Cut, find_cuts
 from .modalities import FUSION, Partition, resolve
 from .outputs import DisentangledOutput, entry, extended, loss_of
-from .passes import MULTIMODAL, Pass, Routing, Run, recompute_under
+from .passes import MULTIMODAL, Pass, Routing, Run, passes_of_a_step, recompute_under
 
 logger = logging.getLogger(__name__)
 
@@ -313,31 +313,12 @@ class Disentangled:
     def _passes(self, present: list[str], cuts: Mapping[str, Cut]) -> list[Pass]:
         """The passes of one step (the table on top of this file). Without `cuts`, every encoder counts as reusable."""
         trainable = self._trainable_groups()
-        unimodal = []
-        for name in present:
-            if not self.trains_alone(name):
-                continue
-            if name not in trainable:
-                self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")
-                continue
-            trains = {name, FUSION} if self.unimodal_to_fusion else {name}
-            unimodal.append(Pass(name, frozenset(trains), self.alpha[name]))
-        alone = {unimodal_pass.name for unimodal_pass in unimodal}
-        in_multimodal = {FUSION}
-        fractions: dict[float, set[str]] = {}
-        for name in present:
-            share = self.multimodal_to_encoders[name]
-            reuse = name not in cuts or cuts[name].reuse
-            # A reused encoder builds its graph here, for whichever losses it gets; one that runs again builds it
-            # there.
-            if share == 1 or (reuse and (share > 0 or name in alone)):
-                in_multimodal.add(name)
-            elif share > 0 and name in trainable:
-                fractions.setdefault(share, set()).add(name)
-        again = [
-            Pass(MULTIMODAL, frozenset(names), share, in_value=False) for share, names in sorted(fractions.items())
-        ]
-        return [Pass(MULTIMODAL, frozenset(in_multimodal), 1.0), *unimodal, *again]
+        alone = {name: self.alpha[name] for name in present if self.trains_alone(name)}
+        for name in [name for name in alone if name not in trainable]:
+            self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")
+            del alone[name]
+        shares = {name: self.multimodal_to_encoders[name] for name in present}
+        return passes_of_a_step(alone, shares, trainable, cuts, self.unimodal_to_fusion)
 
     def _trainable_groups(self) -> set[str]:
         groups: set[str] = set()

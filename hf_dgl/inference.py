@@ -28,6 +28,7 @@ from hf_dgl.data.collator import decode_value
 from hf_dgl.modalities import did_you_mean
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.native import NativeProcessor, load_native
+from hf_dgl.outputs import map_tensors
 
 TASK = "cross-modal-classification"
 """Name under which `transformers.pipeline` knows [`CrossModalPipeline`], once this module is imported."""
@@ -291,17 +292,20 @@ class CrossModalPipeline(Pipeline):
         errors = [error for error in input_tensors["errors"] if error is not None]
         if errors and on_error == "raise":
             raise ValueError(errors[0])
-        inputs = {
-            name: {key: value.to(self.dtype) if value.is_floating_point() else value for key, value in part.items()}
-            for name, part in input_tensors["inputs"].items()
-        }
+        inputs = map_tensors(
+            lambda value: value.to(self.dtype) if value.is_floating_point() else value, input_tensors["inputs"]
+        )
         rest = {"given": input_tensors["given"], "errors": input_tensors["errors"]}
         if not inputs:  # no row of this batch could be read
             return {"fused": None, "alone": {}, **rest}
+        fused, alone = self._opinions(inputs, unimodal)
+        return {"fused": fused, "alone": alone, **rest}
+
+    def _opinions(self, inputs: Any, unimodal: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits from all modalities, and (if wanted) from each alone."""
         fused = self.model(**inputs).logits
         names = list(inputs) if unimodal else []
-        alone = {name: fused if len(inputs) == 1 else self.model(**{name: inputs[name]}).logits for name in names}
-        return {"fused": fused, "alone": alone, **rest}
+        return fused, {n: fused if len(inputs) == 1 else self.model(**{n: inputs[n]}).logits for n in names}
 
     def postprocess(self, model_outputs: Any, top_k: int | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
         """What the model says of a batch -> one answer per row."""

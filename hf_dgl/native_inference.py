@@ -63,25 +63,12 @@ class NativePipeline(CrossModalPipeline):
                 )
         return values
 
-    def _forward(  # type: ignore[override]
-        self, input_tensors: Any, on_error: str = "raise", unimodal: bool = True
-    ) -> dict[str, Any]:
-        errors = [error for error in input_tensors["errors"] if error is not None]
-        if errors and on_error == "raise":
-            raise ValueError(errors[0])
-        inputs = {
-            key: value.to(self.dtype) if value.is_floating_point() else value
-            for key, value in input_tensors["inputs"].items()
-        }
-        rest = {"given": input_tensors["given"], "errors": input_tensors["errors"]}
-        if not inputs:
-            return {"fused": None, "alone": {}, **rest}
+    def _opinions(self, inputs: Any, unimodal: bool) -> tuple[Any, dict[str, Any]]:
         if not unimodal:
-            return {"fused": _logits(self.model(**inputs)), "alone": {}, **rest}
+            return _logits(self.model(**inputs)), {}
         with disentangle(self.model, modalities_of(self.model)) as handle, handle.unimodal_outputs():
             output = self.model(**inputs)
-        alone = {name: _logits(part) for name, part in entry(output, "unimodal").items()}
-        return {"fused": _logits(output), "alone": alone, **rest}
+        return _logits(output), {name: _logits(part) for name, part in entry(output, "unimodal").items()}
 
 
 def _logits(output: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,6 +30,37 @@ class Pass(NamedTuple):
     in_value: bool = (
         True  # False: contributes its gradient to the total, but not its value (the value is there already)
     )
+
+
+def passes_of_a_step(
+    alone: Mapping[str, Any],
+    shares: Mapping[str, float],
+    trainable: Container[str],
+    cuts: Mapping[str, Cut],
+    unimodal_to_fusion: bool,
+) -> list[Pass]:
+    """The passes of one step, the multimodal one first.
+
+    Args:
+        alone: Modalities with a unimodal pass -> the weight of its loss.
+        shares: Present modalities -> share of the multimodal gradient that reaches their encoder.
+        trainable: Groups that have parameters to train.
+        cuts: Of the modalities; one without counts as reusable.
+        unimodal_to_fusion: Whether the unimodal losses train the fusion, too.
+    """
+    further = {FUSION} if unimodal_to_fusion else set()
+    unimodal = [Pass(name, frozenset({name} | further), weight) for name, weight in alone.items()]
+    in_multimodal = {FUSION}
+    fractions: dict[float, set[str]] = {}
+    for name, share in shares.items():
+        reuse = name not in cuts or cuts[name].reuse
+        # A reused encoder builds its graph here, for whichever losses it gets; one that runs again builds it there.
+        if share == 1 or (reuse and (share > 0 or name in alone)):
+            in_multimodal.add(name)
+        elif share > 0 and name in trainable:
+            fractions.setdefault(share, set()).add(name)
+    again = [Pass(MULTIMODAL, frozenset(names), share, in_value=False) for share, names in sorted(fractions.items())]
+    return [Pass(MULTIMODAL, frozenset(in_multimodal), 1.0), *unimodal, *again]
 
 
 @dataclass(frozen=True)
