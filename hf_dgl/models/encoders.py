@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_cross_modal import nearest
+from .configuration_cross_modal import CrossModalConfig, nearest
 
 logger = logging.get_logger(__name__)
 
@@ -95,11 +95,14 @@ def tower_config(modality: str, config: PreTrainedConfig, tower: str | None = No
     Args:
         modality: Name of the modality; words such as "image", "text", "speech" in it choose the tower.
         config: Any configuration; one without towers is returned as it is.
-        tower: `"vision"`, `"text"` or `"audio"` (also `"vision_model"`, ...): chooses instead of the name.
+        tower: `"vision"`, `"text"` or `"audio"` (also `"vision_model"`, ...): chooses instead of the name. Of a model
+            of ours, the modality whose encoder it is.
 
     Raises:
         ValueError: The name does not say which tower, or there is no such tower.
     """
+    if isinstance(config, CrossModalConfig):
+        return config.encoders[own_modality(modality, config, tower)]
     if isinstance(encoder := getattr(config, "encoder", None), PreTrainedConfig):  # VisionEncoderDecoder and kin
         return encoder
     towers = {
@@ -121,6 +124,22 @@ def tower_config(modality: str, config: PreTrainedConfig, tower: str | None = No
             f"{[word for kind in towers for word in TOWER_WORDS[kind]]} in it."
         )
     return towers[wanted[0]]
+
+
+def own_modality(modality: str, config: CrossModalConfig, tower: str | None = None) -> str:
+    """The modality of a model of ours whose encoder is wanted for `modality`: the one of that name, or `tower`.
+
+    Raises:
+        ValueError: It has none of that name.
+    """
+    wanted = modality if tower is None else tower
+    if wanted not in config.encoders:
+        raise ValueError(
+            f"Got a model with the modalities {config.modalities} for the encoder of {modality!r}: it has no "
+            f"{wanted!r}.{nearest(wanted, config.modalities)} Write {{{modality!r}: {{'checkpoint': ..., 'tower': "
+            f"{config.modalities[0]!r}}}}} to take the encoder of another modality."
+        )
+    return wanted
 
 
 def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -200,7 +219,10 @@ def load_encoder(modality: str, source: Any, dtype: torch.dtype, **hub_kwargs: A
             "{'checkpoint': id, 'tower': ...}, a configuration or a model."
         )
     path, encoder = "", model
-    if not model.is_remote_code():  # of code from the Hub we know nothing but what AutoModel made of it
+    if isinstance(model.config, CrossModalConfig):
+        path = f"encoders.{own_modality(modality, model.config, tower)}"
+        encoder = model.base_model.get_submodule(path)
+    elif not model.is_remote_code():  # of code from the Hub we know nothing but what AutoModel made of it
         cls = encoder_class(tower_config(modality, model.config, tower))
         found = [(path, part) for path, part in model.named_modules() if type(part) is cls]
         if not found:

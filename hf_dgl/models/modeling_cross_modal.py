@@ -117,7 +117,8 @@ class CrossModalPreTrainedModel(PreTrainedModel):
                 (fresh weights); a model, which is taken over, not copied; or
                 `{"checkpoint": id, "tower": "vision" | "text" | "audio", **from_pretrained_kwargs}`. Of a dual encoder
                 (CLIP, SigLIP, CLAP, X-CLIP, ...) the tower that the modality's name implies is taken, of an
-                encoder-decoder (Whisper, T5, ...) the encoder. Poolers and projection heads are dropped.
+                encoder-decoder (Whisper, T5, ...) the encoder, of a model of ours that of the same modality. Poolers
+                and projection heads are dropped.
             token: Hub token for private or gated checkpoints.
             revision: Branch, tag or commit of *all* checkpoints; for a single one write it in its dict.
             trust_remote_code: Whether code from the Hub may run. A model saved with such an encoder can be reloaded

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from typing_extensions import Self
 
-from .configuration_cross_modal import nearest
-from .encoders import TOWER_WORDS, encoder_class, tower_config
+from .configuration_cross_modal import CrossModalConfig, nearest
+from .encoders import TOWER_WORDS, encoder_class, own_modality, tower_config
 from .parts import AUTO_CLASSES, as_list, kind_of, process
 
 KIND_OF_INPUT = {
@@ -308,7 +308,11 @@ def _load_part(modality: str, source: Any, **hub_kwargs: Any) -> Any:
         return default_processor(tower_config(modality, source, tower))
     if not (isinstance(source, str) or hasattr(source, "__fspath__")):
         return source
-    config = tower_config(modality, AutoConfig.from_pretrained(source, **hub_kwargs), tower)
+    whole = AutoConfig.from_pretrained(source, **hub_kwargs)
+    if isinstance(whole, CrossModalConfig):
+        parts = CrossModalProcessor.from_pretrained(source, **hub_kwargs).processors
+        return parts[own_modality(modality, whole, tower)]
+    config = tower_config(modality, whole, tower)
     main_input = encoder_class(config).main_input_name
     with _quiet():
         processor = AUTO_CLASSES[KIND_OF_INPUT[main_input]].from_pretrained(source, **hub_kwargs)

@@ -9,8 +9,10 @@ import soundfile
 from sklearn.datasets import load_digits
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import mutual_info_score
 
 from hf_dgl.data import load_sample, samples, speech
+from hf_dgl.data.two_digits import QUESTIONS, TWO_DIGITS, draw
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,35 @@ def test_one_sentence_in_five_is_wrong(image_text):
             wrong += words[0] != samples.DIGIT_NAMES[row["label"]]
     assert named > 500
     assert 0.14 < wrong / named < 0.26
+
+
+@pytest.mark.parametrize("name", TWO_DIGITS)
+def test_two_digits_tell_what_they_promise(name):
+    """From which of the two numbers the label can be told: read off the rule, all pairs being equally likely."""
+    task = TWO_DIGITS[name]
+    seen, named, labels = draw(task, 20_000, np.random.default_rng(0))
+    image, text, both = (explained(key, labels) for key in (seen, named, 100 * seen + named))
+    assert both == pytest.approx(1.0), "the two together tell it for sure"
+    if name in ("sum_mod_3", "same_size", "match"):
+        assert max(image, text) < 0.01, "synergy: neither tells anything alone"
+    elif name == "irrelevant_text":
+        assert image == pytest.approx(1.0) and text < 0.01
+    else:
+        assert max(image, text) > 0.1 and image + text < 0.9, "mixed"
+
+
+def explained(key, labels):
+    """Mutual information of a column and the label, over the label's entropy."""
+    return mutual_info_score(key, labels) / mutual_info_score(labels, labels)
+
+
+def test_two_digits_as_rows():
+    data = load_sample("question")
+    assert {split: len(part) for split, part in data.items()} == samples.NUM_ROWS
+    assert set(data["train"]["text"]) == set(QUESTIONS) and data["test"].features["label"].names == ["no", "yes"]
+    named = load_sample("sum_mod_3")["test"]["text"]
+    assert all(any(word in samples.DIGIT_NAMES[:9] for word in sentence.split()) for sentence in named)
+    assert load_sample("larger", seed=1)["test"]["label"][:] != load_sample("larger")["test"]["label"][:]
 
 
 def test_unknown_name_lists_the_known_ones():

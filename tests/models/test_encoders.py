@@ -241,6 +241,22 @@ def test_tower_by_name_and_from_configurations(tmp_path):
     assert [type(e).__name__ for e in model.cross_modal.encoders.values()] == ["CLIPVisionModel", "WhisperEncoder"]
 
 
+def test_encoders_of_a_model_of_ours(tmp_path):
+    """Encoders that were trained alone, or with others, are taken up again; also where two are of one class."""
+    torch.manual_seed(0)
+    configs = {name: tiny_encoder_config("bert") for name in ("title", "body")}
+    trained = CrossModalForSequenceClassification(CrossModalConfig(encoders=configs, fusion_type="concat"))
+    trained.save_pretrained(tmp_path)
+    sources = {"body": str(tmp_path), "question": {"checkpoint": str(tmp_path), "tower": "title"}}
+    model = CrossModalForSequenceClassification.from_encoders(sources)
+    for name, origin in {"body": "body", "question": "title"}.items():
+        expected = trained.cross_modal.encoders[origin].state_dict()
+        found = model.cross_modal.encoders[name].state_dict()
+        assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+    with pytest.raises(ValueError, match=r"has no 'titel'. Did you mean 'title'.*'tower': 'title'"):
+        CrossModalForSequenceClassification.from_encoders({"titel": str(tmp_path)})
+
+
 def test_dtype_is_one_for_all(tmp_path):
     tf.BertModel(tiny_encoder_config("bert")).half().save_pretrained(tmp_path)
     encoders = {"text": str(tmp_path), "image": tf.ViTModel(tiny_encoder_config("vit")).bfloat16()}

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from hf_dgl.models import (
+    CrossModalConfig,
     CrossModalForSequenceClassification,
     CrossModalProcessor,
     default_processor,
@@ -142,6 +143,17 @@ def test_train_tokenizer():
     assert tokenizer.decode(tokenizer("an even digit")["input_ids"], skip_special_tokens=True) == "an even digit"
     again = train_tokenizer(["An even digit, an odd digit!"] * 3, vocab_size=60, max_length=6)
     assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_from_encoders_of_a_model_of_ours(tmp_path):
+    configs = {name: tiny_encoder_config("bert") for name in ("title", "body")}
+    CrossModalForSequenceClassification(CrossModalConfig(encoders=configs)).save_pretrained(tmp_path)
+    tokenizers = {"title": train_tokenizer(["one two"], 100, 7), "body": train_tokenizer(["three four"], 100, 9)}
+    CrossModalProcessor(tokenizers).save_pretrained(tmp_path)
+    sources = {"body": str(tmp_path), "question": {"checkpoint": str(tmp_path), "tower": "title"}}
+    found = CrossModalProcessor.from_encoders(sources).processors
+    assert {name: part.model_max_length for name, part in found.items()} == {"body": 9, "question": 7}
+    assert found["question"].tokenize("one two") == ["one", "two"]
 
 
 def test_from_encoders_by_path(tmp_path, log):
