@@ -220,8 +220,9 @@ def load_encoder(modality: str, source: Any, dtype: torch.dtype, **hub_kwargs: A
         )
     path, encoder = "", model
     if isinstance(model.config, CrossModalConfig):
-        path = f"encoders.{own_modality(modality, model.config, tower)}"
-        encoder = model.base_model.get_submodule(path)
+        name = own_modality(modality, model.config, tower)
+        encoders: Any = model.base_model.encoders
+        path, encoder = f"encoders.{name}", encoders[name]
     elif not model.is_remote_code():  # of code from the Hub we know nothing but what AutoModel made of it
         cls = encoder_class(tower_config(modality, model.config, tower))
         found = [(path, part) for path, part in model.named_modules() if type(part) is cls]
