@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 def refuse_what_is_not_exact(state: Any) -> None:
     """Raises for ways of sharding that would make the gradients wrong, or that cannot be shown to keep them right.
@@ -47,3 +49,19 @@ def refuse_what_is_not_exact(state: Any) -> None:
             "DGL does not run under FSDP version 1, which hides the parameters whose gradients DGL routes. Set "
             "`fsdp_version: 2` (see recipes/accelerate/fsdp.yaml; in a recipe: `fsdp_config: {version: 2}`)."
         )
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, on each of them; the tensor itself where there is one process.
+
+    Example:
+
+        >>> sum_over_processes(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return tensor
+    total = tensor.clone()
+    distributed.all_reduce(total)
+    return total
