@@ -171,7 +171,7 @@ def test_runs_and_their_words(tmp_path: Path) -> None:
         recipe = load_recipe(tmp_path / "tiny.yaml", run.words)
         assert recipe.training.seed == run.seed and recipe.training.max_steps == 1
         assert recipe.training.output_dir == str(run.folder)
-        assert recipe.training.method == ("joint" if run.method == "unimodal" else run.method)
+        assert recipe.training.method == run.method and recipe.training.modality == run.modality
         if run.settings:
             assert recipe.training.alpha == float(dict(run.settings)["alpha"])
 
