@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .baselines import ALL_METHODS, G_BLENDING, OGM_GE, UNIMODAL
-from .blending import BlendAtEvaluations, Blending
+from .blending import Blending
+from .callbacks import BlendAtEvaluations
 from .data.labels import SINGLE_LABEL
 from .disentangle import Disentangled, Method
 from .modulation import Modulation

@@ -42,6 +42,9 @@ def hp_space(
     With optimisers of the Adam family `alpha` acts through gradient clipping only (README): there leave it out
     (`alpha=None`), and search `encoder_learning_rate`.
 
+    What is searched must be one number, or unset, in the arguments that the Trainer is made with: upstream turns a
+    trial's values into the type that is there.
+
     Args:
         alpha, learning_rate, encoder_learning_rate: Lowest and highest value, drawn on a logarithmic scale. None: not
             searched.

@@ -165,6 +165,21 @@ def test_the_same_seed_and_step_draw_the_same_noise():
     assert not torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
 
 
+def test_a_loss_scaler_scales_the_modulated_gradient_and_its_noise():
+    """So it does not matter whether gradients are unscaled before or after (the scale is a power of two)."""
+    found = []
+    for scale in (1.0, 1024.0):
+        model = make_toy(Concat)
+        with joint(model, model.declared()) as handle:
+            modulation, batch = Modulation(handle, alpha=0.5), toy_batch(model)
+            output = model(**batch)
+            (scale * output["loss"]).backward()
+            modulation.count(logits_of(output), batch["labels"])
+            modulation.modulate(step=0)
+        found.append({name: gradient / scale for name, gradient in gradients(model).items()})
+    same(*found)
+
+
 # ---- in the Trainer ----
 
 
