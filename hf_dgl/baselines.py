@@ -29,3 +29,15 @@ ALL_METHODS: dict[str, Method] = METHODS | BASELINES
 
 AS_PUBLISHED = ("joint", *BASELINES)
 """Methods whose clipping and share of the multimodal gradient are not ours to choose."""
+
+IN_WORDS = {
+    "joint": "The multimodal loss trained everything (plain joint training, the baseline of the paper below).",
+    OGM_GE: "The multimodal loss trained everything. At each step the gradients of the encoders that predict better "
+    "by themselves were scaled down, and noise was added unless it was switched off (OGM-GE, CVPR 2022, arXiv "
+    "2203.15332).",
+    G_BLENDING: "The multimodal loss and those of each modality alone trained everything, with weights that followed "
+    "how each overfitted and generalised (after Gradient-Blending, CVPR 2020, arXiv 1905.12681; measured on the model "
+    "itself).",
+    UNIMODAL: "The model has never had another modality: it shows what this encoder learns by itself.",
+}
+"""What a model card says of how a model was trained by a method that is not ours."""

@@ -312,5 +312,5 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, calls: list[Any]
 
 def test_a_checkpoint_cannot_be_taken_apart(tmp_path: Path) -> None:
     recipe = write(tmp_path, encoders=None, model_name_or_path="some/checkpoint")
-    with pytest.raises(ValueError, match="Leave `unimodal` out of --methods"):
+    with pytest.raises(ValueError, match="leave `unimodal` out of --methods"):
         compare(recipe, ["joint", "unimodal"], [0], tmp_path / "out")
