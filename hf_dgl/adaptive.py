@@ -1,18 +1,24 @@
-r"""How much a modality explains by itself, kept during training; and `adaptive_dgl`, which weighs its loss by that.
+r"""How much a modality explains by itself, kept during training; and `adaptive_dgl`, which decides by that.
 
 Let $H$ be the loss of the best constant prediction (the labels' entropy, or variance), $L_m$ and $L_\tau$ the running
 unimodal and multimodal losses. Modality $m$ alone *explains* $u_m = 1 - L_m / H$ of the labels, all together explain
-$u_\tau$. Full DGL trains encoder $m$ by $L_m$ alone: right where $u_m$ comes close to $u_\tau$ (the modalities are
-redundant), and ruinous where the label can only be told from several of them: $u_m$ stays 0, and the encoder starves.
+$u_\tau$, and
 
-`adaptive_dgl` lets the multimodal gradient through and adds the unimodal loss with the weight
+$$R = \min(1, \textstyle\sum_m u_m / u_\tau)$$
 
-    α_m = alpha_m · min(1, Σ_k u_k / u_τ)⁴ · u_τ² · u_m
+says whether the modalities repeat or complete one another. Where they are independent given the label (two views of
+one thing, each with its own noise), information theory has $\sum_m I(m; y) \ge I(all; y)$, so $R = 1$: each encoder
+can learn from its own loss, which is what DGL is for. Where the label is told by their interplay, what each tells alone
+adds up to less than what they tell together: $R < 1$, and a unimodal loss teaches its encoder little but noise. Full DGL
+starves the encoders there.
 
-so that it is joint training where a modality alone says nothing (u_m), where the modalities together say more than the
-sum of what each says alone (the label is told by their interplay), and where the fused loss is high yet. The unimodal
-losses come in as the modalities prove redundant and the fused loss falls, which is when joint training stops training
-the encoders. They never reach the fusion, as in DGL.
+`adaptive_dgl` is joint training, the multimodal gradient reaching every encoder, to which the unimodal losses are added
+(never reaching the fusion, as in DGL) with the weights
+
+    α_m = alpha_m · 1/2 · R⁸ · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²
+
+R⁸ closes at once where R falls below 1. The third factor spares a modality that says nothing, the last one waits until
+the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first.
 """
 
 from __future__ import annotations
@@ -168,9 +174,11 @@ def adapt(handle: Disentangled, explained: Explained, alpha: Mapping[str, float]
     """
     shares = explained.shares()
     together = shares.pop(MULTIMODAL)
-    redundancy = (torch.stack(list(shares.values())).sum() / together.clamp(min=_LEAST)).clamp(max=1.0)
+    reference = together.clamp(min=_LEAST)
+    redundancy = (torch.stack(list(shares.values())).sum() / reference).clamp(max=1.0)
+    gate = 0.5 * redundancy**8 * (together / 0.4).clamp(max=1.0) ** 2
     for name, share in shares.items():
-        weight = redundancy**4 * together**2 * share
+        weight = gate * (3 * share / reference).clamp(max=1.0)
         handle.alpha[name] = alpha[name] * weight.float()  # type: ignore[assignment]
 
 

@@ -63,12 +63,25 @@ def test_a_step_without_a_modality_leaves_its_share_alone():
     assert float(shares["text"]) == 1
 
 
-def test_the_weights_by_hand():
-    explained = explained_after({MULTIMODAL: 0.2 * math.log(4), "image": 0.5 * math.log(4), "text": math.log(4)})
+@pytest.mark.parametrize(
+    ("explained_by", "weights"),  # the multimodal loss, image, text; the weights of image and text
+    [
+        ((0.8, 0.6, 0.4), (0.5, 0.5)),  # redundant: together they tell less than the sum of what each tells
+        ((0.8, 0.8, 0.2), (0.5, 0.5 * 3 * 0.2 / 0.8)),  # the text tells little
+        ((0.8, 0.8, 0.0), (0.5, 0.0)),  # the text is useless
+        ((0.8, 0.4, 0.2), (0.5 * 0.75**8, 0.5 * 0.75**8 * 0.75)),  # they complete one another
+        ((0.9, 0.0, 0.0), (0.0, 0.0)),  # synergy
+        ((0.2, 0.2, 0.2), (0.5 * 0.25, 0.5 * 0.25)),  # nothing much is learned yet
+        ((0.0, 0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_the_weights_by_hand(explained_by, weights):
+    losses = [(1 - share) * math.log(4) for share in explained_by]
+    explained = explained_after(dict(zip((MULTIMODAL, "image", "text"), losses, strict=True)))
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
     adapt(handle, explained, {"image": 2.0, "text": 1.0})
-    assert float(handle.alpha["image"]) == pytest.approx(2.0 * (0.5 / 0.8) ** 4 * 0.8**2 * 0.5)
-    assert float(handle.alpha["text"]) == 0.0
+    assert float(handle.alpha["image"]) == pytest.approx(2.0 * weights[0])
+    assert float(handle.alpha["text"]) == pytest.approx(weights[1])
 
 
 def test_a_weight_on_the_device_gives_the_gradients_of_a_number():
@@ -193,3 +206,18 @@ def test_where_only_both_together_tell_the_label_dgl_starves_and_adaptive_dgl_is
     assert accuracy("dgl", parity) < 0.85
     assert accuracy("joint", parity) > 0.95
     assert accuracy("adaptive_dgl", parity) > 0.95
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_the_weights_follow_other_losses(problem_type):
+    """Two modalities that repeat one another open the gate, whatever the loss."""
+    torch.manual_seed(0)
+    labels = torch.rand(64, 2).round() if problem_type.startswith("multi") else torch.randn(64, 2)
+    chance = ChanceLevel(problem_type, 2)
+    chance.update(chance.statistics(labels))
+    half = float(chance.value()) / 2
+    explained = Explained(["image", "text"], ChanceLevel(problem_type, 2))
+    explained.update({name: torch.tensor(half) for name in (MULTIMODAL, "image", "text")}, labels)
+    handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
+    adapt(handle, explained, {"image": 1.0, "text": 1.0})
+    assert {name: float(alpha) for name, alpha in handle.alpha.items()} == pytest.approx({"image": 0.5, "text": 0.5})

@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # one message, however many processes were launched
             print(f"hf-dgl {arguments.command}: {_message(error)}", file=sys.stderr)
         return 2
+    if "WORLD_SIZE" in os.environ:  # started by a launcher
+        from hf_dgl.parallelism import leave_process_group  # imports torch, which `--help` must not wait for
+
+        leave_process_group()
     return code or 0
 
 

@@ -12,6 +12,8 @@ not. No modality suffices by itself and none is useless: that is where joint tra
 What is in a split is in no other split: every handwritten digit, voice and background is used by one of them. Test
 images occur once; the train split shows each of its about 860 images about twice, with fresh noise. Sentences come
 from templates, so the same sentence can occur in several rows and splits.
+
+There are also tasks about two different digits, one seen and one named: `two_digits.py`.
 """
 
 from __future__ import annotations
@@ -29,17 +31,20 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from .speech import SAMPLING_RATE, add_background, babble, draw_speaker, speak
+from .two_digits import QUESTIONS, TWO_DIGITS, TwoDigits, draw
 
 DIGIT_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SAMPLES = {
     "image_text": ("image", "text"),
     "audio_text": ("audio", "text"),
     "image_audio_text": ("image", "audio", "text"),
+    **dict.fromkeys(TWO_DIGITS, ("image", "text")),
 }
 NUM_ROWS = {"train": 1600, "validation": 300, "test": 640}
 
 _IMAGE_SIZE = 32  # pixels; the handwriting has 8 x 8
 _IMAGE_NOISE = 0.42  # standard deviation, the ink being 1: pixels alone give a small encoder about .72
+_LITTLE_IMAGE_NOISE = 0.15  # where the digit itself shall not be the difficulty
 _NUM_SPEAKERS = {"train": 40, "validation": 12, "test": 16}
 _SNR_DB = (-5.0, 1.0)  # word over babble: sound alone gives a small encoder about .80
 _WRONG_SENTENCES = 0.2  # share of sentences that describe another digit
@@ -76,13 +81,13 @@ def _draw_indices(pools: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
     return indices
 
 
-def _images(split: str, labels: np.ndarray, seed: int) -> list[dict[str, Any]]:
+def _images(split: str, labels: np.ndarray, seed: int, noise: float = _IMAGE_NOISE) -> list[dict[str, Any]]:
     """Noisy handwriting, from scikit-learn's `load_digits` (UCI Optical Recognition of Handwritten Digits)."""
     digits = load_digits()
     rng = _generator(seed, "image", split)
     indices = _draw_indices(_digit_pools(seed, digits.target)[split], labels)
     ink = digits.images[indices] / 16 - 0.5
-    noisy = ink + rng.normal(0, _IMAGE_NOISE, size=ink.shape)
+    noisy = ink + rng.normal(0, noise, size=ink.shape)
     grey = np.clip(128 + 80 * noisy, 0, 255).astype(np.uint8)  # 80: 3 standard deviations of noise fit in 8 bit
     encoded = []
     for pixels in grey:
@@ -174,19 +179,36 @@ _BUILDERS: dict[str, tuple[Callable[[str, np.ndarray, int], list[Any]], Any]] = 
 }
 
 
+def _two_digits(task: TwoDigits, split: str, seed: int) -> dict[str, Any]:
+    """The columns of a task of `two_digits.py`."""
+    rng = _generator(seed, "two digits", split)
+    seen, named, labels = draw(task, NUM_ROWS[split], rng)
+    if task.asks:
+        sentences = [list(QUESTIONS)[question] for question in named]
+    else:
+        sentences = [_NAMED[rng.integers(len(_NAMED))].format(name=DIGIT_NAMES[digit]) for digit in named]
+    return {"image": _images(split, seen, seed, _LITTLE_IMAGE_NOISE), "text": sentences, "label": labels}
+
+
+def _one_digit(modalities: tuple[str, ...], split: str, seed: int) -> dict[str, Any]:
+    """The columns of the samples whose modalities are about the same digit."""
+    labels = _generator(seed, "label", split).permutation(np.arange(NUM_ROWS[split]) % 10)
+    return {**{modality: _BUILDERS[modality][0](split, labels, seed) for modality in modalities}, "label": labels}
+
+
 def load_sample(name: str, seed: int = 0) -> datasets.DatasetDict:
     """Builds an offline data set in memory; the same arguments give the same bytes. Writes no file.
 
     Args:
-        name: `image_text`, `audio_text` or `image_audio_text`.
+        name: `image_text`, `audio_text`, `image_audio_text`, or one of `two_digits.py`.
         seed: another seed means other noise, voices and sentences, and the handwriting divided otherwise.
 
     Returns:
-        Splits `train` (1600 rows), `validation` (300), `test` (640), every class equally often, with the columns
+        Splits `train` (1600 rows), `validation` (300), `test` (640), with the columns
         - `image`: `datasets.Image`, 32 x 32 grey,
         - `audio`: `datasets.Audio(sampling_rate=8000, decode=False)`: wav bytes, 0.3 to 0.9 s,
         - `text`: lower-case string,
-        - `label`: `datasets.ClassLabel`, `zero` to `nine`.
+        - `label`: `datasets.ClassLabel`; `zero` to `nine`, equally often, where there is one digit.
 
     Raises:
         ValueError: unknown name.
@@ -201,15 +223,11 @@ def load_sample(name: str, seed: int = 0) -> datasets.DatasetDict:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"Unknown sample {name!r}.{hint} Available samples: {', '.join(SAMPLES)}.")
     features = datasets.Features({modality: _BUILDERS[modality][1] for modality in SAMPLES[name]})
-    features["label"] = datasets.ClassLabel(names=DIGIT_NAMES)
+    task = TWO_DIGITS.get(name)
+    features["label"] = datasets.ClassLabel(names=DIGIT_NAMES if task is None else task.classes)
     splits = {}
-    for split, num_rows in NUM_ROWS.items():
-        labels = _generator(seed, "label", split).permutation(np.arange(num_rows) % 10)
-        columns: dict[str, Any] = {}
-        for modality in SAMPLES[name]:
-            build, _ = _BUILDERS[modality]
-            columns[modality] = build(split, labels, seed)
-        columns["label"] = labels
+    for split in NUM_ROWS:
+        columns = _one_digit(SAMPLES[name], split, seed) if task is None else _two_digits(task, split, seed)
         dataset = datasets.Dataset.from_dict(columns, features=features, split=datasets.NamedSplit(split))
         if "audio" in columns:
             dataset = dataset.cast_column("audio", _AUDIO)

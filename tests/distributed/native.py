@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
+from hf_dgl.parallelism import leave_process_group
 from tests.architectures.test_trainer import Rows
 from tests.architectures_tiny import TINY
 
@@ -42,3 +43,4 @@ def train(name: str, folder: str, processes: int) -> None:
 if __name__ == "__main__":
     for name in sys.argv[2:]:
         train(name, sys.argv[1], int(os.environ.get("WORLD_SIZE", "1")))
+    leave_process_group()
