@@ -8,12 +8,12 @@ $$R = \min(1, \textstyle\sum_m u_m / u_\tau)$$
 
 says whether the modalities repeat or complete one another. Where they are independent given the label (two views of
 one thing, each with its own noise), information theory has $\sum_m I(m; y) \ge I(all; y)$, so $R = 1$: each encoder
-can learn from its own loss, which is what DGL is for. Where the label is told by their interplay, what each tells alone
-adds up to less than what they tell together: $R < 1$, and a unimodal loss teaches its encoder little but noise. Full DGL
-starves the encoders there.
+can learn from its own loss, which is what DGL is for. Where the label is told by their interplay, what each tells
+alone adds up to less than what they tell together: $R < 1$, and a unimodal loss teaches its encoder little but noise.
+Full DGL starves the encoders there.
 
-`adaptive_dgl` is joint training, the multimodal gradient reaching every encoder, to which the unimodal losses are added
-(never reaching the fusion, as in DGL) with the weights
+`adaptive_dgl` is joint training, the multimodal gradient reaching every encoder. To it the unimodal losses are added
+(they never reach the fusion, as in DGL) with the weights
 
     α_m = alpha_m · 1/2 · R⁸ · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²
 

@@ -1,8 +1,9 @@
-"""Offline tasks about two digits, one seen and one named: what the label is decides whether a modality alone can tell it.
+"""Offline tasks about two digits, one seen and one named: each has its own rule for what a modality alone can tell.
 
 | sample | label, of digit `a` in the image and `b` in the sentence | the modalities are |
 |---|---|---|
 | `sum_mod_3` | (a + b) mod 3 | synergistic: each alone is at chance |
+| `same_size` | whether both are above four, or both are not | synergistic |
 | `match` | whether a = b | synergistic |
 | `question` | the sentence asks whether `a` is even, above four, or has loops | mixed: the image alone tells a part |
 | `size_and_sum` | a above four or not, and (a + b) mod 3 | mixed |
@@ -10,8 +11,9 @@
 | `sum` | a + b, of digits below five | mixed |
 | `irrelevant_text` | a | the text is useless |
 
-The handwriting is real (scikit-learn's digits, as in `samples.py`, with less noise), the sentences are templates. Joint
-training learns these; full DGL, whose encoders learn from what a modality tells alone, cannot learn the synergistic ones.
+The handwriting is real (scikit-learn's digits, as in `samples.py`, with less noise), the sentences are templates.
+Joint training learns these; full DGL, whose encoders learn from what a modality tells alone, cannot learn the
+synergistic ones.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class TwoDigits(NamedTuple):
 
 TWO_DIGITS = {
     "sum_mod_3": TwoDigits(lambda a, b: (a + b) % 3, ["0", "1", "2"], digits=9),
+    "same_size": TwoDigits(lambda a, b: (a > 4) == (b > 4), _YES_NO),
     "match": TwoDigits(lambda a, b: a == b, _YES_NO, half_equal=True),
     "question": TwoDigits(lambda a, b: list(QUESTIONS.values())[b](a), _YES_NO, asks=True),
     "size_and_sum": TwoDigits(
