@@ -14,6 +14,7 @@ from transformers.utils import logging
 from .adaptive import Explained
 from .architectures import below_adapters
 from .checkpoints import newest_complete
+from .passes import MULTIMODAL
 
 logger = logging.get_logger(__name__)
 
@@ -105,6 +106,66 @@ class RememberExplained(TrainerCallback):
         if explained is not None and control.should_save:
             states: Any = state.stateful_callbacks
             states[self._KEY] = explained.state_dict()
+
+
+class BlendAtEvaluations(TrainerCallback):
+    """Ends a super-epoch of [`hf_dgl.blending.Blending`] at each evaluation in training, and keeps it in checkpoints.
+
+    Raises:
+        ValueError: at the beginning of a training without evaluations.
+
+    Example:
+
+        >>> trainer.add_callback(BlendAtEvaluations(trainer))
+    """
+
+    _KEY = "Blending"
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._trainer.blending is None:
+            return
+        if args.eval_strategy == "no" or self._trainer.eval_dataset is None:
+            raise ValueError(
+                "`method: g_blending` weighs the losses by what they are on validation data: give an `eval_dataset` "
+                f"and set e.g. `eval_strategy: epoch` (got {str(args.eval_strategy)!r})."
+            )
+        states: Any = state.stateful_callbacks
+        if self._KEY in states:
+            self._trainer.blending.load_state_dict(states[self._KEY])
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        blending = self._trainer.blending
+        if blending is None or not self._trainer.is_in_train:
+            return
+        metrics = metrics or {}
+        keys = {name: "eval_loss" if name == MULTIMODAL else f"eval_loss_{name}" for name in blending.names}
+        if all(key in metrics for key in keys.values()):
+            blending.end_of_super_epoch({name: metrics[key] for name, key in keys.items()})
+        self._keep(state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            self._keep(state)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            self._keep(state)
+
+    def _keep(self, state: TrainerState) -> None:
+        if self._trainer.blending is not None:
+            states: Any = state.stateful_callbacks
+            states[self._KEY] = self._trainer.blending.state_dict()
 
 
 class WarnWhenStarved(TrainerCallback):

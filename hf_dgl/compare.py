@@ -7,8 +7,8 @@ Every run is the command that a user would type, in a process of its own:
 Runs differ in nothing but method, seed and what is swept: the Trainer draws the order of the data from the seed. Model
 selection uses the validation split; the test split is scored once.
 
-The pseudo-method `unimodal` trains one model per modality that has this encoder only: what the encoder could learn if
-no other modality were there. Beside it stands what it does learn in the company of others.
+`unimodal` trains one model per modality that has this encoder only (`--method unimodal --modality image`): what the
+encoder could learn if no other modality were there. Beside it stands what it does learn in the company of others.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
+from .baselines import UNIMODAL
 from .comparison import Comparison, Result
 from .comparison.plan import Run, plan
-from .comparison.result import UNIMODAL
 from .recipe import Recipe, load_recipe
 
 fcntl: Any
@@ -61,15 +61,16 @@ def compare(
 
     Args:
         recipe: Path of a recipe.
-        methods: Of [`METHODS`], or `unimodal`. Differences are taken to `joint`, if it is among them.
+        methods: Of [`ALL_METHODS`]; `unimodal` stands for one training per modality. Differences are taken to
+            `joint`, if it is among them.
         seeds: Of the runs; the same for all methods, so that they can be compared pair by pair.
         output_dir: One folder per run goes there. A run that is complete there, of the same recipe, is not repeated.
             Default: `outputs/compare-<recipe>`.
         overrides: Further words for `hf-dgl train`, the same for all runs.
         jobs: How many runs at a time: each on a GPU of its own, or with its share of the CPU's cores. Default: as many
             as there are GPUs, else 1.
-        sweeps: Key of the recipe -> values, as a command line has them; several make a grid. `alpha` and
-            `multimodal_to_encoders` are left out for methods that fix them.
+        sweeps: Key of the recipe -> values, as a command line has them; several make a grid. Those that a
+            method fixes or does not have (`alpha`, `multimodal_to_encoders`, `ogm_alpha`, ...) are left out for it.
         contributions: Also score every model with each subset of its modalities, for their Shapley values.
         progress: Is told whenever a run has ended.
 

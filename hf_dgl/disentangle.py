@@ -121,6 +121,7 @@ class Disentangled:
         alpha, multimodal_to_encoders: One number per modality; may be changed between steps. An `alpha` may also be a
             scalar tensor on the model's device: then nothing waits for its value.
         cuts: For each modality that was trained so far, how it meets the fusion: reused or run again, and why.
+        scores_alone: Whether modalities without unimodal loss are run alone, too: in a pass that trains nothing.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Disentangled:
         )
         self.unimodal_to_fusion = unimodal_to_fusion
         self.cuts: dict[str, Cut] = {}
+        self.scores_alone = False
         self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
@@ -231,8 +233,6 @@ class Disentangled:
             lines.append(line)
         return "\n".join(lines)
 
-    # ---- set-up -----------------------------------------------------------------------------------------------
-
     def _cut_in_words(self, modality: str) -> str:
         cut = self.cuts.get(modality)
         if cut is None:
@@ -318,7 +318,8 @@ class Disentangled:
             self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")
             del alone[name]
         shares = {name: self.multimodal_to_encoders[name] for name in present}
-        return passes_of_a_step(alone, shares, trainable, cuts, self.unimodal_to_fusion)
+        scored = [Pass(name, frozenset(), 0.0) for name in present if self.scores_alone and name not in alone]
+        return [*passes_of_a_step(alone, shares, trainable, cuts, self.unimodal_to_fusion), *scored]
 
     def _trainable_groups(self) -> set[str]:
         groups: set[str] = set()
@@ -346,7 +347,7 @@ class Disentangled:
     def _total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[float, torch.Tensor]) -> torch.Tensor:
         total = losses[MULTIMODAL]
         for name, loss in losses.items():
-            if name != MULTIMODAL:
+            if name != MULTIMODAL and self.trains_alone(name):
                 total = total + self.alpha[name] * loss
         for share, loss in shares.items():  # its value is in the total already: only the gradient is added
             total = total + share * (loss - loss.detach())

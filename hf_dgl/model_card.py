@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_dgl.baselines import IN_WORDS
 from hf_dgl.curves import PICTURES
 from hf_dgl.models.encoders import encoder_class
 from hf_dgl.picture import MODEL_PICTURE
@@ -91,6 +92,7 @@ def create_model_card(
         datasets=[_link(name, "datasets/") for name in datasets],
         answers=_answers(config, problem_type),
         method=trainer.args.method,
+        baseline=IN_WORDS.get(trainer.args.method or ""),
         **{key: _numbers(value) for key, value in trainer.args.disentangle_kwargs().items()},
         table=results_table(metrics, modalities, problem_type) if metrics else None,
         has_test="test" in metrics,

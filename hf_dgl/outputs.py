@@ -67,6 +67,13 @@ def entry(output: Any, key: str) -> Any:
     return output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
 
 
+def first_prediction(output: Any) -> torch.Tensor:
+    """What a model predicts: the first entry of its output that is no loss, or the output itself."""
+    if isinstance(output, Mapping):
+        return next(value for key, value in output.items() if key != "loss")
+    return output if isinstance(output, torch.Tensor) else output[-1]
+
+
 def extended(output: Any, extra: dict[str, Any]) -> Any:
     """`output` with further entries: of the same type where it is a dict or `ModelOutput`, else a
     [`DisentangledOutput`]."""

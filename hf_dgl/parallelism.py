@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed
 
 
@@ -64,3 +65,19 @@ def refuse_what_is_not_exact(state: Any) -> None:
             "DGL does not run under FSDP version 1, which hides the parameters whose gradients DGL routes. Set "
             "`fsdp_version: 2` (see recipes/accelerate/fsdp.yaml; in a recipe: `fsdp_config: {version: 2}`)."
         )
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, on each of them; the tensor itself where there is one process.
+
+    Example:
+
+        >>> sum_over_processes(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return tensor
+    total = tensor.clone()
+    distributed.all_reduce(total)
+    return total

@@ -32,6 +32,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_dgl.arguments import DataArguments, ModelArguments
 from hf_dgl.modalities import did_you_mean
 from hf_dgl.training_args import DGLTrainingArguments
+from hf_dgl.unimodal import with_one_modality
 
 _OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]
 _HINTS: dict[str, Any] = {
@@ -135,7 +136,7 @@ def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
 
 
 def _build(values: dict[str, Any], name: str) -> Recipe:
-    values = {"output_dir": os.path.join("outputs", name), **values}
+    values = with_one_modality({"output_dir": os.path.join("outputs", name), **values})
     used = dict(values)
     if "LOCAL_RANK" not in os.environ:  # one process, which upstream would take for one of several (`hf-dgl evaluate`)
         used.pop("ddp_backend", None)

@@ -1,7 +1,7 @@
 """`DGLTrainer`: a `transformers.Trainer` that trains with disentangled gradients and evaluates each modality.
 
 It owns no loop. What it overrides, and why, stands in the first line of each method. Saving, resuming and pushing are
-in `saving.py`.
+in `saving.py`, what published baselines add is in `baseline_trainer.py`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from transformers.utils import logging
 
 from .adaptive import ChanceLevel, Explained, adapt
 from .architectures import architecture_of, below_adapters, modalities_of
+from .baseline_trainer import BaselineTrainer
 from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
 from .dataflow import find_modalities
-from .disentangle import METHODS, Disentangled, disentangle
+from .disentangle import Disentangled, disentangle
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for, per_modality
-from .outputs import entry, map_tensors, tensors_in
+from .outputs import entry, first_prediction, map_tensors, tensors_in
 from .parallelism import refuse_what_is_not_exact
 from .passes import MULTIMODAL
-from .saving import SavingTrainer
 from .training_args import DGLTrainingArguments, numbers
 
 logger = logging.get_logger(__name__)
 
 
-class DGLTrainer(SavingTrainer):
+class DGLTrainer(BaselineTrainer):
     """Fine-tunes a multimodal model with disentangled gradient learning.
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
@@ -87,11 +87,12 @@ class DGLTrainer(SavingTrainer):
         self._group_norms: dict[str, torch.Tensor] = {}
         self.explained: Explained | None = None
         super().__init__(model, args, *positional, **kwargs)
-        self.disentangled = self._attach(self._plain_model)
+        self._begin_with(self._plain_model)
+        assert self.disentangled is not None
         # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
         self.model_accepts_loss_kwargs = False
         if self.label_smoother is not None:
-            self.label_smoother = functools.partial(self._total_of, self.label_smoother)  # type: ignore[assignment]
+            self.label_smoother = functools.partial(self._total_of, self.label_smoother)
         if self.compute_loss_func is not None:
             self.compute_loss_func = functools.partial(self._total_of, self.compute_loss_func)
         problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
@@ -105,13 +106,18 @@ class DGLTrainer(SavingTrainer):
                 "(e.g. 'single_label_classification') for accuracies, fused and of each modality alone, or pass "
                 "`compute_metrics`."
             )
-        if problem_type is not None:
-            self._explain(problem_type)
         self.add_callback(LeaveInputsAlone())
         self.add_callback(StopWhenNotFinite())
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
         self.add_callback(RememberExplained(lambda: self.explained))
+
+    def _begin_with(self, model: nn.Module) -> None:
+        """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
+        self.disentangled = self._attach(model)
+        problem_type = getattr(getattr(model, "config", None), "problem_type", None)
+        self.explained = None if problem_type is None else self._explain(model, problem_type)
+        self._begin_baseline(self.disentangled, problem_type)
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)
@@ -169,8 +175,17 @@ class DGLTrainer(SavingTrainer):
         """Attaches the method to the fresh model of every `model_init` (hyperparameter search)."""
         model = super().call_model_init(trial)
         if self.disentangled is not None:  # in `__init__`, the settings that `_attach` needs are not there yet
-            self.disentangled = self._attach(model)
+            self._begin_with(model)
         return model
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Attaches the method again: upstream makes a trial's model before it sets the trial's arguments."""
+        super()._hp_search_setup(trial)
+        if trial is not None and self.disentangled is not None:
+            self.disentangled.remove()
+            self._begin_with(self._plain_model)
+            self.remove_callback(WarnWhenStarved)
+            self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
 
     def continue_with(self, model: nn.Module) -> None:
         """Puts a whole model in the place of the trained one (its adapters merged): to be scored and saved."""
@@ -196,7 +211,7 @@ class DGLTrainer(SavingTrainer):
     ) -> Any:
         """Keeps the terms of the loss for `log`, on the device, without waiting for it; adapts their weights."""
         training, labels = self._plain_model.training, inputs.get("labels")
-        adaptive = METHODS[self.args.method or "dgl"].adaptive
+        adaptive = self._method.adaptive
         if training and adaptive:
             assert self.disentangled is not None
             adapt(self.disentangled, self._explained_by(inputs), self._factors)
@@ -207,20 +222,20 @@ class DGLTrainer(SavingTrainer):
                 self._terms[name].append(term.detach())
             if self.explained is not None and labels is not None and (adaptive or len(terms) > 1):
                 self.explained.update(terms, labels)
+            loss = self._baseline_loss(loss, terms, entry(outputs, "unimodal"), inputs, labels)
         else:
             rows = torch.tensor(float(0 if self._is_filler else find_batch_size(inputs) or 1), device=loss.device)
             for name, term in (entry(outputs, "losses") or {}).items():
                 self._evaluated[name].append(torch.stack([term.detach().float() * rows, rows]))
         return (loss, outputs) if return_outputs else loss
 
-    def _explain(self, problem_type: str) -> None:
+    def _explain(self, model: nn.Module, problem_type: str) -> Explained:
         """Begins to follow what each modality explains of the labels."""
         assert self.disentangled is not None
-        adaptive = METHODS[self.args.method or "dgl"].adaptive
-        config: Any = self._plain_model.config
+        config: Any = model.config
         width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
         chance = ChanceLevel(problem_type, width or 1)
-        self.explained = Explained(list(self.disentangled.partition.modalities), chance, everywhere=adaptive)
+        return Explained(list(self.disentangled.partition.modalities), chance, everywhere=self._method.adaptive)
 
     def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
         if self.explained is None:
@@ -247,7 +262,7 @@ class DGLTrainer(SavingTrainer):
             return {}
         assert self.disentangled is not None
         found = {f"explained_{name}": float(share) for name, share in self.explained.shares().items()}
-        if METHODS[self.args.method or "dgl"].adaptive:
+        if self._method.adaptive:
             found |= {f"alpha_{name}": float(alpha) for name, alpha in self.disentangled.alpha.items()}
         return found
 
@@ -279,6 +294,7 @@ class DGLTrainer(SavingTrainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clips every group by its own norm: a global one would let the modalities scale one another's gradients."""
+        self._modulate()
         if not self.args.clip_by_group or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
         assert self.disentangled is not None
@@ -311,7 +327,7 @@ class DGLTrainer(SavingTrainer):
         predictions = {"logits": fused_logits}
         reference = fused[0]
         for name in self.disentangled.partition.modalities:
-            logits = _first_prediction(unimodal[name]) if name in unimodal else torch.full_like(reference, torch.nan)
+            logits = first_prediction(unimodal[name]) if name in unimodal else torch.full_like(reference, torch.nan)
             present = entry(inputs.get(name), "present")
             if present is not None:  # rows that lack the modality have no opinion of its
                 logits = logits.masked_fill(~present.to(logits.device).view(-1, *[1] * (logits.dim() - 1)), torch.nan)
@@ -322,7 +338,7 @@ class DGLTrainer(SavingTrainer):
         """Adds the loss of each modality alone (`eval_loss_image`) where there are no predictions to score."""
         self._evaluated.clear()
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        if output.predictions is None and output.metrics is not None:
+        if (output.predictions is None or self.blending is not None) and output.metrics is not None:
             assert self.disentangled is not None
             names = list(self.disentangled.partition.modalities)  # the same on every process
             zero = torch.zeros(2, device=self.args.device)
@@ -348,12 +364,6 @@ class DGLTrainer(SavingTrainer):
         new = min(max(state.remainder - self.args.process_index * size, 1), size)
         rows = torch.arange(size).clamp(max=new - 1)
         return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
-
-
-def _first_prediction(output: Any) -> torch.Tensor:
-    if isinstance(output, Mapping):
-        return next(value for key, value in output.items() if key != "loss")
-    return output if isinstance(output, torch.Tensor) else output[-1]
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .disentangle import METHODS
+from .baselines import ALL_METHODS, AS_PUBLISHED, UNIMODAL
 from .modalities import did_you_mean
 
 
@@ -35,8 +35,10 @@ class DGLTrainingArguments(TrainingArguments):
             "a modality explains the labels by itself: for labels that several modalities tell only together. "
             "`joint`: plain training with the multimodal loss. `auxiliary`: unimodal losses are added, nothing is "
             "truncated. `multimodal_truncation`, `unimodal_truncation`: only one of DGL's two truncations (the "
-            "paper's ablations). Default: `dgl`, unless another is better for the checkpoint.",
-            "choices": list(METHODS),
+            "paper's ablations). Baselines by others: `ogm_ge` slows down the encoder of the modality that predicts "
+            "better by itself; `g_blending` weighs all losses by how they overfit and generalise; `unimodal` trains "
+            "`modality` without the others. Default: `dgl`, unless another is better for the checkpoint.",
+            "choices": list(ALL_METHODS),
         },
     )
     alpha: float | dict[str, float] | str = field(
@@ -52,6 +54,27 @@ class DGLTrainingArguments(TrainingArguments):
             "help": "Share (0 to 1) of the multimodal loss's gradient that passes to the encoders: one number, or one "
             "per modality. Default: what `method` says (0 for dgl)."
         },
+    )
+    modality: str | None = field(
+        default=None,
+        metadata={"help": "For `method: unimodal`: the one modality whose encoder is built and trained, e.g. image."},
+    )
+    ogm_alpha: float = field(
+        default=0.1,
+        metadata={
+            "help": "For `method: ogm_ge`: how strongly the dominant encoder is slowed down; its gradient is "
+            "multiplied by 1 - tanh(ogm_alpha * ratio). With Adam-like optimisers a constant factor cancels out."
+        },
+    )
+    ogm_noise: bool = field(
+        default=True,
+        metadata={"help": "For `method: ogm_ge`: add Gaussian noise of the gradients' size to the encoders (GE)."},
+    )
+    ogm_start_epoch: float = field(
+        default=0.0, metadata={"help": "For `method: ogm_ge`: modulate from this epoch on."}
+    )
+    ogm_end_epoch: float | None = field(
+        default=None, metadata={"help": "For `method: ogm_ge`: modulate until this epoch. Default: to the end."}
     )
     partition: str | None = field(
         default=None,
@@ -87,7 +110,7 @@ class DGLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Clip each encoder's and the fusion's gradient by its own norm (`max_grad_norm`), since one "
-            "global norm lets them scale one another. Default: True, except for `method: joint`."
+            "global norm lets them scale one another. Default: True, except for `joint` and the baselines by others."
         },
     )
     remove_unused_columns: bool = field(
@@ -95,19 +118,28 @@ class DGLTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in METHODS:
-            raise ValueError(
-                f"Unknown method {self.method!r}{did_you_mean(self.method, list(METHODS))} Known: {list(METHODS)}."
-            )
-        if self.method == "joint" and self.multimodal_to_encoders not in (None, 1.0):
-            raise ValueError(
-                "`method: joint` passes the whole multimodal gradient to the encoders: remove "
-                f"`multimodal_to_encoders`, or choose `method: dgl` to use {self.multimodal_to_encoders!r}."
-            )
+        self._check_method()
         self.learning_rates_by_pattern()
         if self.clip_by_group is None:
-            self.clip_by_group = self.method != "joint"
+            self.clip_by_group = self.method not in AS_PUBLISHED
         super().__post_init__()
+
+    def _check_method(self) -> None:
+        if self.method is not None and self.method not in ALL_METHODS:
+            known = list(ALL_METHODS)
+            raise ValueError(f"Unknown method {self.method!r}{did_you_mean(self.method, known)} Known: {known}.")
+        if self.method in AS_PUBLISHED and self.multimodal_to_encoders not in (None, 1.0):
+            raise ValueError(
+                f"`method: {self.method}` passes the whole multimodal gradient to the encoders: remove "
+                f"`multimodal_to_encoders`, or choose `method: dgl` to use {self.multimodal_to_encoders!r}."
+            )
+        if self.method == UNIMODAL and self.modality is None:
+            raise ValueError("`method: unimodal` trains one modality: say which, e.g. `modality: image`.")
+        if self.method != UNIMODAL and self.modality is not None:
+            raise ValueError(
+                f"`modality: {self.modality}` is for `method: unimodal`, got `method: {self.method}`. Change the "
+                "method to train this modality alone, or remove `modality` to train all."
+            )
 
     def learning_rates_by_pattern(self) -> dict[str, float]:
         """`learning_rate_mapping` with its patterns and numbers checked."""
@@ -126,7 +158,7 @@ class DGLTrainingArguments(TrainingArguments):
 
     def disentangle_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of [`hf_dgl.disentangle`] that the method and its settings amount to."""
-        method = METHODS[self.method or "dgl"]
+        method = ALL_METHODS[self.method or "dgl"]
         share = method.multimodal_to_encoders if self.multimodal_to_encoders is None else self.multimodal_to_encoders
         return {
             "alpha": numbers(self.alpha) if method.alpha is None else method.alpha,

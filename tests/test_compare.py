@@ -171,7 +171,7 @@ def test_runs_and_their_words(tmp_path: Path) -> None:
         recipe = load_recipe(tmp_path / "tiny.yaml", run.words)
         assert recipe.training.seed == run.seed and recipe.training.max_steps == 1
         assert recipe.training.output_dir == str(run.folder)
-        assert recipe.training.method == ("joint" if run.method == "unimodal" else run.method)
+        assert recipe.training.method == run.method and recipe.training.modality == run.modality
         if run.settings:
             assert recipe.training.alpha == float(dict(run.settings)["alpha"])
 
@@ -312,5 +312,5 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, calls: list[Any]
 
 def test_a_checkpoint_cannot_be_taken_apart(tmp_path: Path) -> None:
     recipe = write(tmp_path, encoders=None, model_name_or_path="some/checkpoint")
-    with pytest.raises(ValueError, match="Leave `unimodal` out of --methods"):
+    with pytest.raises(ValueError, match="leave `unimodal` out of --methods"):
         compare(recipe, ["joint", "unimodal"], [0], tmp_path / "out")

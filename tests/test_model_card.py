@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from hf_dgl import curves, saving
+from hf_dgl.baselines import BASELINES, IN_WORDS
 from hf_dgl.finetune import FinetuneResult, finetune
 from hf_dgl.model_card import create_model_card
 from hf_dgl.recipe import make_recipe
@@ -160,6 +161,14 @@ def test_without_matplotlib_it_has_no_pictures(result: FinetuneResult, monkeypat
 def test_joint_is_called_joint(result: FinetuneResult, monkeypatch: Any) -> None:
     monkeypatch.setattr(result.trainer.args, "method", "joint")
     assert "plain joint training" in create_model_card(result.trainer).text
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_baseline_is_not_called_disentangled(result: FinetuneResult, monkeypatch: Any, method: str) -> None:
+    monkeypatch.setattr(result.trainer.args, "method", method)
+    text = create_model_card(result.trainer).text
+    assert IN_WORDS[method] in text and f"(`method: {method}`)" in text
+    assert "by disentangled gradient learning" not in text
 
 
 def test_other_models_get_a_card_too(tmp_path: Path) -> None:

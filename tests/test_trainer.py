@@ -159,9 +159,10 @@ def test_terms_and_group_norms_are_logged(tmp_path):
     assert math.isclose(log["grad_norm"], math.hypot(*norms), rel_tol=1e-5)
 
 
-def test_nothing_waits_for_the_device_in_a_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["dgl", "ogm_ge", "g_blending"])
+def test_nothing_waits_for_the_device_in_a_step(tmp_path, monkeypatch, method):
     """Neither routing nor the record of the terms reads a value of the device (counted as `.item()`-like calls)."""
-    trainer = make(tmp_path)
+    trainer = make(tmp_path, method=method, eval_dataset=Rows(8), eval_strategy="epoch", max_steps=1)
     trainer.train()
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     model = trainer.model.train()

@@ -26,7 +26,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         default="joint,dgl",
-        help="with commas between them; default: %(default)s. `unimodal` trains each modality without the others",
+        help="with commas between them; default: %(default)s. `unimodal` trains each modality without the others; "
+        "`ogm_ge` and `g_blending` are baselines by others",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(

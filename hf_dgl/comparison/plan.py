@@ -10,15 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from hf_dgl.disentangle import METHODS
+from hf_dgl.baselines import ALL_METHODS, AS_PUBLISHED, OGM_GE, UNIMODAL
 from hf_dgl.modalities import did_you_mean
 from hf_dgl.recipe import Recipe, load_recipe
+from hf_dgl.unimodal import encoders_of
 
-from .result import JOINT, UNIMODAL
-
-_OWN_KEYS = {"method": "--methods", "seed": "--seeds", "output_dir": "--compare_dir"}
+_OWN_KEYS = {"method": "--methods", "modality": "--methods unimodal", "seed": "--seeds", "output_dir": "--compare_dir"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def plan(
 
 
 def _check(methods: Sequence[str], seeds: Sequence[int], sweeps: Mapping[str, Sequence[str]]) -> None:
-    known = [*METHODS, UNIMODAL]
+    known = list(ALL_METHODS)
     for method in methods:
         if method not in known:
             raise ValueError(f"Unknown method {method!r}{did_you_mean(method, known)} Known: {known}.")
@@ -92,43 +89,20 @@ def _check(methods: Sequence[str], seeds: Sequence[int], sweeps: Mapping[str, Se
 
 def _trainings(method: str, recipe: Recipe) -> dict[str | None, list[str]]:
     """The words for a method's training; for `unimodal`, for that of each modality."""
-    plain = ["--multimodal_to_encoders", "null"] if recipe.values.get("multimodal_to_encoders") is not None else []
+    has_share = recipe.values.get("multimodal_to_encoders") is not None
+    plain = ["--multimodal_to_encoders", "null"] if has_share and method in AS_PUBLISHED else []
     if method == UNIMODAL:
-        return {name: [*_only(recipe, name), *plain, "--method", JOINT] for name in _encoders(recipe)}
-    return {None: [*(plain if method == JOINT else []), "--method", method]}
+        return {name: [*plain, "--method", method, "--modality", name] for name in encoders_of(recipe.values)}
+    return {None: [*plain, "--method", method]}
 
 
 def _applies(key: str, method: str) -> bool:
     """Whether a swept key is the user's to choose under this method."""
     if key == "alpha":
-        return method != UNIMODAL and METHODS[method].alpha is None
-    return key != "multimodal_to_encoders" or method not in (JOINT, UNIMODAL)
-
-
-def _encoders(recipe: Recipe) -> list[str]:
-    if not isinstance(recipe.model.encoders, Mapping):
-        raise ValueError(
-            "`unimodal` trains each encoder without the others, which a checkpoint with a fusion of its own "
-            "(`model_name_or_path`) cannot be taken apart for. Leave `unimodal` out of --methods."
-        )
-    return list(recipe.model.encoders)
-
-
-def _only(recipe: Recipe, modality: str) -> list[str]:
-    """The words that take the other modalities out of a recipe, wherever they are named."""
-    others = [name for name in _encoders(recipe) if name != modality]
-    words = []
-    for key, value in recipe.values.items():
-        if isinstance(value, Mapping) and set(value) & set(others):
-            kept = {**value, **dict.fromkeys(set(value) & set(others))}  # null removes an entry
-            words += [f"--{key}", yaml.safe_dump(kept, default_flow_style=True, width=float("inf")).strip()]
-    if recipe.training.freeze:
-        words += ["--freeze", *([part for part in recipe.training.freeze if part not in others] or ["null"])]
-    metric = recipe.training.metric_for_best_model or ""
-    for name in others:
-        if metric.endswith(f"_{name}"):
-            words += ["--metric_for_best_model", metric.removesuffix(f"_{name}")]
-    return words
+        return ALL_METHODS[method].alpha is None
+    if key == "multimodal_to_encoders":
+        return method not in AS_PUBLISHED
+    return not key.startswith("ogm_") or method == OGM_GE
 
 
 def _name(method: str, modality: str | None, settings: Sequence[tuple[str, str]], seed: int) -> str:

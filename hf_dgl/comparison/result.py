@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hf_dgl.baselines import UNIMODAL
 from hf_dgl.results import HEADLINES, Table
 
 from .picture import plot_comparison
 from .statistics import MIN_SEEDS, Paired, Spread, paired
 
-JOINT, UNIMODAL = "joint", "unimodal"
+JOINT = "joint"
 _HEADLINES = dict(next(iter(titles.items())) for titles in HEADLINES.values())
 _LOWER_IS_BETTER = ("mae", "loss")
 _PROTOCOL = (
