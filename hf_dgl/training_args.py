@@ -95,8 +95,8 @@ class DGLTrainingArguments(TrainingArguments):
         metadata={
             "help": "Log, for each modality, the norm of the multimodal loss's gradient at its encoder's output, "
             "relative to its unimodal loss's (`grad_ratio_image`; below 1, the other modalities suppress it), and "
-            "their cosine (`grad_cosine_image`). It costs nothing where the method has unimodal losses; `joint` runs the "
-            "fusion once more per modality at every tenth step."
+            "their cosine (`grad_cosine_image`). It costs nothing where the method has unimodal losses; `joint` runs "
+            "the fusion once more per modality at every tenth step."
         },
     )
     remove_unused_columns: bool = field(

@@ -94,7 +94,7 @@ def _trainings(method: str, recipe: Recipe) -> dict[str | None, list[str]]:
     """The words for a method's training; for `unimodal`, for that of each modality."""
     plain = ["--multimodal_to_encoders", "null"] if recipe.values.get("multimodal_to_encoders") is not None else []
     if method == UNIMODAL:
-        return {name: [*_only(recipe, name), *plain, "--method", JOINT] for name in _encoders(recipe)}
+        return {name: [*only(recipe, name), *plain, "--method", JOINT] for name in _encoders(recipe)}
     return {None: [*(plain if method == JOINT else []), "--method", method]}
 
 
@@ -114,7 +114,7 @@ def _encoders(recipe: Recipe) -> list[str]:
     return list(recipe.model.encoders)
 
 
-def _only(recipe: Recipe, modality: str) -> list[str]:
+def only(recipe: Recipe, modality: str) -> list[str]:
     """The words that take the other modalities out of a recipe, wherever they are named."""
     others = [name for name in _encoders(recipe) if name != modality]
     words = []
