@@ -170,18 +170,24 @@ def write(task: Task, folder: Path, seed: int = 0, **values: Any) -> Path:
         ]
         files[split].write_text("\n".join(lines) + "\n")
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    encoder = {"model_type": "bert", "vocab_size": 300, "max_position_embeddings": 16, "initializer_range": 0.1, **small}
+    encoder = {
+        "model_type": "bert",
+        "vocab_size": 300,
+        "max_position_embeddings": 16,
+        "initializer_range": 0.1,
+        **small,
+    }
     recipe = {
-        "encoders": {name: encoder for name in told},
+        "encoders": dict.fromkeys(told, encoder),
         "num_fusion_layers": 1,
         "fusion_hidden_size": 32,
         "dataset_name": str(folder),
-        "learning_rate": 3e-3,
+        "learning_rate": 5e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 128,
-        "num_train_epochs": 8,
+        "num_train_epochs": 5,
         "disable_tqdm": True,
         "log_level": "error",
         "seed": seed,
@@ -214,7 +220,12 @@ def main(words: list[str]) -> int:
         useless = explained.useless() if found.name != "unclear" else []
         is_right = found.name == task.regime and set(useless) == set(task.useless)
         wrong += not is_right
-        cells = [task.name, task.regime, found.name + ("" if is_right else " (wrong)"), f"{found.votes[found.name]:.0%}"]
+        cells = [
+            task.name,
+            task.regime,
+            found.name + ("" if is_right else " (wrong)"),
+            f"{found.votes[found.name]:.0%}",
+        ]
         cells += [alone, f"{explained.late:.2f}", f"{explained.joint:.2f}", " ".join(useless) or "–"]
         print("| " + " | ".join([*cells, f"{time.perf_counter() - start:.0f}"]) + " |", flush=True)
     print(f"\n{len(tasks) - wrong} of {len(tasks)} right")

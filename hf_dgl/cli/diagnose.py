@@ -17,10 +17,11 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
         help="does joint training suppress gradients here, do the modalities interact, and which method suits that",
         usage="hf-dgl diagnose [-h] [--traceback] RECIPE [--diagnose_dir DIR] [--json] [--key value ...]",
-        description="Train the recipe's model jointly for a short while, and each encoder without the others; watch "
-        "the gradients, probe the encoders, and say which `method` suits the data and why. Everything is judged on the "
-        "validation split. Each run has the recipe's length, at most 300 steps, unless `--max_steps` is given; "
-        "`--key value` words override the recipe. Leaves diagnosis.md, diagnosis.json and diagnosis.png.",
+        description="Train the recipe's model jointly for a short while, each encoder without the others, and once "
+        "more jointly with a bilinear fusion, which finds interplay fast. Watch the gradients, probe the encoders, "
+        "and say which `method` suits the data and why. All is judged on the validation split. Each run has the "
+        "recipe's length, at most 300 steps, unless `--max_steps` is given; `--key value` words override the recipe. "
+        "Leaves diagnosis.md, diagnosis.json and diagnosis.png.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, e.g. recipes/quickstart/image_text.yaml")
     parser.add_argument("--diagnose_dir", default=None, metavar="DIR", help="default: outputs/diagnose-RECIPE")

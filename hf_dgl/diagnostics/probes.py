@@ -63,7 +63,8 @@ def linear_probes(
         train_dataset = Subset(train_dataset, sorted(chosen.tolist()))
     train, train_labels = pooled_features(model, collator, train_dataset, batch_size, max_rows)
     test, labels = pooled_features(model, collator, dataset, batch_size)
-    problem_type = below_adapters(model).config.problem_type
+    base: Any = below_adapters(model)
+    problem_type = base.config.problem_type
     return {name: _score(train[name], train_labels, test[name], labels, problem_type) for name in train}
 
 

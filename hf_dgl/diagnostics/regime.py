@@ -181,10 +181,12 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
 
 def _dominant(found: Explained, resampled: Sequence[Explained]) -> str | None:
     """The modality that joint training misses most: clearly (one and a half times the next) and in 95 % of cases."""
-    first, second = sorted(found.missed, key=lambda name: -found.missed[name])[:2] if len(found.missed) > 1 else (0, 0)
-    if not first or not second or found.missed[first] < max(LEARNED, 1.5 * found.missed[second]):
+    if len(found.missed) < 2:
         return None
-    wins = np.mean([max(other.missed, key=lambda name: other.missed[name]) == first for other in resampled])
+    first, second = sorted(found.missed, key=lambda name: -found.missed[name])[:2]
+    if found.missed[first] < max(LEARNED, 1.5 * found.missed[second]):
+        return None
+    wins = np.mean([max(other.missed, key=other.missed.__getitem__) == first for other in resampled])
     return first if wins >= 0.95 else None
 
 
@@ -268,5 +270,5 @@ def _fit(parts: Sequence[Tensor], targets: Tensor, width: int, problem_type: str
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     return weights.detach(), offset.detach()

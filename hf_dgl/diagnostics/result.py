@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_dgl.figures import new_figure
-from hf_dgl.results import HEADLINES, Table
+from hf_dgl.results import Table
 
 from .callback import SUPPRESSED, Suppression, suppression
 from .regime import Regime
 from .words import advice, dominance, gradients, recovery, regime_in_words, title_of
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for the colour-blind
-_TITLES = {metric: title for titles in HEADLINES.values() for metric, title in titles.items()}
 
 
 @dataclass
@@ -36,7 +35,9 @@ class Diagnosis:
             alone`, `constant`.
         probes_joint, probes_alone: Modality -> score of a linear probe of its encoder, after joint training and after
             training alone.
-        regime: None for a checkpoint that cannot be taken apart.
+        regime: By the joint run that explains more: the recipe's own, or that with a bilinear fusion. None for a
+            checkpoint that cannot be taken apart.
+        own: The same by the recipe's own joint run.
         unmeasured: Modality -> why its gradients could not be measured.
         notes: Further sentences for the reader.
     """
@@ -51,6 +52,7 @@ class Diagnosis:
     probes_joint: Mapping[str, float] = field(default_factory=dict)
     probes_alone: Mapping[str, float] = field(default_factory=dict)
     regime: Regime | None = None
+    own: Regime | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -68,9 +70,9 @@ class Diagnosis:
     def verdict(self) -> list[str]:
         """Paragraphs: gradients, domination, encoders, regime, method, and how sure it is."""
         found = gradients(self.gradients, self.unmeasured)
-        found += dominance(self.regime)
-        found += recovery(self.probes_joint, self.probes_alone, self.metric, title_of(self.metric))
-        found += regime_in_words(self.regime)
+        found += dominance(self.own)
+        found += recovery(self.probes_joint, self.probes_alone, self.metric)
+        found += regime_in_words(self.regime, self.own)
         return [*found, advice(self.regime)[1]]
 
     def tables(self) -> list[Table]:
@@ -92,7 +94,7 @@ class Diagnosis:
 
     def _score_table(self) -> Table:
         title = title_of(self.metric)
-        regime = self.regime.explained if self.regime else None
+        regime, own = (found.explained if found else None for found in (self.regime, self.own))
         columns = ["validation", title, "explains", "missed", f"probe {title}"]
         rows = []
         if regime is not None:
@@ -101,10 +103,12 @@ class Diagnosis:
                 rows.append([f"{name} trained alone", *map(_number, cells)])
             rows.append(["late fusion of these", "–", _number(regime.late), "–", "–"])
         for name in self.modalities:
-            missed = regime.missed[name] if regime else math.nan
+            missed = own.missed[name] if own else math.nan
             cells = [self.scores[f"{name} in joint"], math.nan, missed, self.probes_joint.get(name, math.nan)]
             rows.append([f"{name} in joint training", *map(_number, cells)])
-        rows.append(["joint training", _number(self.scores["joint"]), _number(regime.joint if regime else math.nan)])
+        rows.append(["joint training", _number(self.scores["joint"]), _number(own.joint if own else math.nan)])
+        if regime is not None and regime is not own:
+            rows.append(["joint, bilinear fusion", "–", _number(regime.joint)])
         rows.append(["best constant", _number(self.scores["constant"]), "0.000"])
         rows = [[*row, *["–"] * (len(columns) - len(row))] for row in rows]
         return Table(columns, rows)
@@ -139,6 +143,7 @@ class Diagnosis:
                 "scores": dict(self.scores),
                 "probes": {"joint": dict(self.probes_joint), "trained_alone": dict(self.probes_alone)},
                 "evidence": asdict(self.regime) if self.regime else None,
+                "own_fusion": asdict(self.own) if self.own else None,
                 "history": self.history,
             }
         )
@@ -189,10 +194,10 @@ class Diagnosis:
 
 _LEGEND = (
     "*gradient ratio*: norm of the multimodal loss's gradient at the encoder's output, relative to that of its "
-    f"unimodal loss there (below {SUPPRESSED:g} it counts as suppressed); *cosine*: of the two; *unimodal loss*: through "
-    "the joint model's fusion, in training. *explains*: share of the labels' entropy (or variance) that a model takes "
-    "away on held-out rows, calibrated; *missed*: how much less the joint model explains when the modality is shuffled "
-    "over the rows; *probe*: a linear model on the frozen encoder's features."
+    f"unimodal loss there (below {SUPPRESSED:g}: suppressed); *cosine*: of the two; *unimodal loss*: through the "
+    "joint model's fusion, in training. *explains*: share of the labels' entropy (or variance) that a model takes "
+    "away on held-out rows, calibrated; *missed*: how much less the joint model explains when the modality is "
+    "shuffled over the rows; *probe*: a linear model on the frozen encoder's features."
 )
 
 

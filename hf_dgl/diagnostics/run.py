@@ -29,8 +29,10 @@ MAX_STEPS = 300
 """A diagnosis takes as many steps as the recipe, at most so many."""
 
 _POINTS = 60  # of the curves
-_SHORT = ("--eval_strategy no --save_strategy no --load_best_model_at_end false --push_to_hub false --report_to none "
-          "--logging_strategy steps --save_only_model true").split()  # fmt: skip
+_SHORT = (  # nothing is kept of the runs
+    "--eval_strategy no --save_strategy no --load_best_model_at_end false --push_to_hub false --report_to none "
+    "--logging_strategy steps"
+).split()
 
 Progress = Callable[[str, int, int], None]
 """Called with what begins, the number of things done, and the number of all."""
@@ -44,9 +46,10 @@ def diagnose(
 ) -> Diagnosis:
     """Finds out on a recipe's model and data what joint training does to its encoders, and which method suits them.
 
-    A joint run, and a run of each modality without the others, of the recipe's length but at most [`MAX_STEPS`] steps
-    each (`--max_steps` says otherwise). All is judged on the validation split; the test split is never read. Nothing
-    of the runs is kept but diagnosis.json, diagnosis.md and diagnosis.png.
+    A joint run, a run of each modality without the others, and a joint run with a bilinear fusion, which finds within
+    few steps what only the combination of modalities tells (a cross-attention fusion often needs many); each of the
+    recipe's length, but at most [`MAX_STEPS`] steps (`--max_steps` says otherwise). All is judged on the validation
+    split; the test split is never read. What is kept: diagnosis.json, diagnosis.md and diagnosis.png.
 
     A checkpoint with a fusion of its own cannot be taken apart: there is a joint run only, no unimodal runs, linear
     probes or regime.
@@ -79,16 +82,20 @@ def diagnose(
     if not is_native and len(modalities) < 2:
         raise ValueError(f"There is one modality only ({modalities}): a diagnosis needs at least two in `encoders`.")
     steps = wanted.training.max_steps if "max_steps" in read_overrides(overrides, modalities) else None
-    total = 1 + len(modalities)
+    total = 1 + len(modalities) + (not is_native)
     progress("joint", 0, total)
-    joint = _Run(load_recipe(recipe, words), steps)
+    joint = _Run(load_recipe(recipe, words), steps, is_watched=True)
     of_modality = {}
     for done, name in enumerate(modalities, start=1):
         progress(f"{name} alone", done, total)
         run = load_recipe(recipe, [*words, *only(load_recipe(recipe, words), name)])
-        of_modality[name] = _Run(run, joint.steps, joint.rows)
+        of_modality[name] = _Run(run, joint.steps, rows=joint.rows)
+    bilinear = None
+    if not is_native:
+        progress("bilinear fusion", total - 1, total)
+        bilinear = _Run(load_recipe(recipe, [*words, "--fusion_type", "bilinear"]), joint.steps)
     progress("", total, total)
-    diagnosis = _diagnosis(str(recipe), joint, of_modality)
+    diagnosis = _diagnosis(str(recipe), joint, of_modality, bilinear)
     diagnosis.save(folder)
     return diagnosis
 
@@ -100,9 +107,10 @@ class _Run:
         recipe: With `method: joint`.
         steps: How many; None: the recipe's own, at most [`MAX_STEPS`].
         rows: Validation rows to predict; None: the recipe's own, and also with each modality shuffled.
+        is_watched: Whether its gradients are measured.
     """
 
-    def __init__(self, recipe: Recipe, steps: int | None, rows: Any = None) -> None:
+    def __init__(self, recipe: Recipe, steps: int | None, rows: Any = None, is_watched: bool = False) -> None:
         prepare(recipe.training)
         parts = assemble(recipe)
         if "validation" not in parts.splits:
@@ -112,7 +120,7 @@ class _Run:
         training.logging_steps = max(1, self.steps // _POINTS)
         self.callback = DiagnoseGradients(every=max(1, training.logging_steps // 2))
         trainer = make_trainer(training, parts.model, parts.processor, parts.splits, parts.collator)
-        if rows is None:  # a modality by itself has no other that could suppress it
+        if is_watched:
             trainer.add_callback(self.callback)
         trainer.train()
         assert trainer.disentangled is not None
@@ -191,7 +199,8 @@ class Shuffled(torch.utils.data.Dataset):
         return {**self._rows[index], self._column: self._rows[int(self._order[index])][self._column]}
 
 
-def _diagnosis(recipe: str, joint: _Run, of_modality: Mapping[str, _Run]) -> Diagnosis:
+def _diagnosis(recipe: str, joint: _Run, of_modality: Mapping[str, _Run], bilinear: _Run | None) -> Diagnosis:
+    own: Regime | None = None
     regime: Regime | None = None
     scores: dict[str, float] = {}
     if joint.is_scored:
@@ -201,9 +210,13 @@ def _diagnosis(recipe: str, joint: _Run, of_modality: Mapping[str, _Run]) -> Dia
         scores = {name: _score(found, joint.labels, joint.problem_type) for name, found in outputs.items()}
         counts = labelled(joint.labels, joint.problem_type)
         scores["constant"] = constant_score(joint.labels[counts], joint.problem_type, joint.num_labels)
-    if of_modality:
+    if bilinear is not None:
         alone = {name: run.outputs["logits"] for name, run in of_modality.items()}
-        regime = find_regime(alone, joint.outputs["logits"], joint.shuffled, joint.labels, joint.problem_type)
+        own, other = (
+            find_regime(alone, run.outputs["logits"], run.shuffled, joint.labels, joint.problem_type)
+            for run in (joint, bilinear)
+        )
+        regime = max(own, other, key=lambda found: found.explained.joint)
     return Diagnosis(
         recipe=recipe,
         modalities=joint.modalities,
@@ -215,6 +228,7 @@ def _diagnosis(recipe: str, joint: _Run, of_modality: Mapping[str, _Run]) -> Dia
         probes_joint=joint.probes,
         probes_alone={name: run.probes[name] for name, run in of_modality.items()},
         regime=regime,
+        own=own,
         unmeasured=joint.unmeasured,
     )
 

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hf_dgl.cli import main
+from tests.recipes import tiny_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe(tmp_path / "out")))
+    return str(path)
+
+
+def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["diagnose", recipe, "--diagnose_dir", str(tmp_path / "found"), "--max_steps", "3"]) == 0
+    printed = capsys.readouterr()
+    for words in ("gradient ratio", "late fusion of these", "Gradients:", "Linear probes", "How sure", "Method"):
+        assert words in printed.out
+    assert "run 4 of 4: bilinear fusion" in printed.err and "loss" not in printed.out.replace("unimodal loss", "")[:80]
+    assert (tmp_path / "found" / "diagnosis.md").is_file()
+
+
+def test_json(recipe: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_dgl import diagnostics
+    from tests.diagnostics.test_run import with_regime
+
+    called: list[Any] = []
+    monkeypatch.setattr(diagnostics, "diagnose", lambda *words: (called.append(words[:3]), with_regime("mixed"))[1])
+    assert main(["diagnose", recipe, "--json", "--max_steps", "3", "--seed", "1"]) == 0
+    assert called == [(recipe, ["--max_steps", "3", "--seed", "1"], None)]
+    assert json.loads(capsys.readouterr().out)["method"] == "adaptive_dgl"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max_stepz", "3"], "did you mean 'max_steps'"),
+        (["--streaming", "true"], "--streaming false"),
+        (["--encoders", "{image: null}"], "at least two"),
+    ],
+)
+def test_mistakes(recipe: str, capsys: Any, words: list[str], message: str) -> None:
+    assert main(["diagnose", recipe, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["diagnose", "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("--diagnose_dir", "--json", "validation", "bilinear"))
