@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from hf_dgl.cli import main
-from hf_dgl.diagnostics import linear_probes
+from hf_dgl.diagnostics import evaluate_probes, linear_probes
 from hf_dgl.diagnostics.probes import pooled_features
 from hf_dgl.finetune import finetune
 from hf_dgl.recipe import make_recipe
@@ -99,8 +99,14 @@ def test_other_models_are_refused() -> None:
 
 
 def test_evaluate_adds_them(tmp_path: Path, capsys: Any) -> None:
-    finetune(make_recipe(tiny_recipe(tmp_path / "out")))
+    """Also of a model that has one modality only, as `hf-dgl compare --methods unimodal` trains them."""
+    values = tiny_recipe(tmp_path / "out")
+    finetune(make_recipe(values))
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "out"), "--probes"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed["probes"]) == {"image", "text"} and all(0 <= p <= 1 for p in printed["probes"].values())
+    values |= {"encoders": {"text": values["encoders"]["text"]}, "output_dir": str(tmp_path / "alone")}
+    finetune(make_recipe(values))
+    found = evaluate_probes(tmp_path / "alone", make_recipe(values), "validation")
+    assert list(found["probes"]) == ["text"]
