@@ -46,6 +46,7 @@ class Measurement:
         self._products: dict[str, Tensor] = {}
         self._waiting: dict[tuple[str, Any, int], Tensor] = {}  # gradients whose counterpart has not come yet
 
+    @torch.compiler.disable
     def watched(self, modality: str, call: Any, alone: bool, features: Any) -> Any:
         """A copy of an encoder's output, whose gradients are noted when backward brings them.
 

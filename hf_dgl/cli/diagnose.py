@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from typing import Any
@@ -38,12 +39,16 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     from hf_dgl.diagnostics import diagnose
 
+    is_main = os.environ.get("RANK", "0") == "0"
+
     def progress(name: str, done: int, total: int) -> None:
-        if name:
+        if name and is_main:
             print(f"run {done + 1} of {total}: {name}", file=sys.stderr)
 
     with redirect_stdout(sys.stderr):  # the Trainer's callbacks print; stdout is for the result
         found = diagnose(arguments.recipe, rest, arguments.diagnose_dir, progress)
+    if not is_main:
+        return
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
         return

@@ -70,6 +70,12 @@ class Diagnosis:
     def verdict(self) -> list[str]:
         """Paragraphs: gradients, domination, encoders, regime, method, and how sure it is."""
         found = gradients(self.gradients, self.unmeasured)
+        unknown = [name for name in self.modalities if name not in {*self.gradients, *self.unmeasured}]
+        if unknown:
+            found.append(
+                f"The gradients of {', '.join(unknown)} were not measured: the encoder is not trained, or the run was "
+                "too short."
+            )
         found += dominance(self.own)
         found += recovery(self.probes_joint, self.probes_alone, self.metric)
         found += regime_in_words(self.regime, self.own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def diagnose(
         bilinear = _Run(load_recipe(recipe, [*words, "--fusion_type", "bilinear"]), joint.steps)
     progress("", total, total)
     diagnosis = _diagnosis(str(recipe), joint, of_modality, bilinear)
-    diagnosis.save(folder)
+    if wanted.training.process_index == 0:
+        diagnosis.save(folder)
+        with suppress(OSError):  # it holds the names of broken rows, if there were any
+            (folder / "runs").rmdir()
     return diagnosis
 
 

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from hf_dgl.cli import main
-from tests.recipes import tiny_recipe
+from tests.regimes import BENCHMARK, write
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_recipe(tmp_path / "out")))
-    return str(path)
+    return str(write(BENCHMARK[0], tmp_path, max_train_samples=64, max_eval_samples=40))
 
 
 def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> None:
@@ -43,7 +40,7 @@ def test_json(recipe: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.Monk
     [
         (["--max_stepz", "3"], "did you mean 'max_steps'"),
         (["--streaming", "true"], "--streaming false"),
-        (["--encoders", "{image: null}"], "at least two"),
+        (["--encoders", "{text_a: null}"], "at least two"),
     ],
 )
 def test_mistakes(recipe: str, capsys: Any, words: list[str], message: str) -> None:

@@ -16,6 +16,7 @@ from hf_dgl.diagnostics import Diagnosis, diagnose
 from hf_dgl.diagnostics.regime import Explained, Regime
 from hf_dgl.diagnostics.run import Shuffled, _own_steps
 from hf_dgl.recipe import make_recipe
+from tests import regimes
 from tests.native_checkpoints import save_checkpoint
 from tests.recipes import TINY_ENCODERS, tiny_recipe
 
@@ -29,25 +30,27 @@ def write(folder: Path, values: dict[str, Any]) -> Path:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: Any) -> tuple[Diagnosis, Path]:
     folder = tmp_path_factory.mktemp("tiny")
-    values = tiny_recipe(folder / "out", method="dgl", multimodal_to_encoders=0.3, fusion_type="concat")
+    values = {"method": "dgl", "multimodal_to_encoders": 0.3, "fusion_type": "concat", "max_eval_samples": 40}
+    recipe = regimes.write(regimes.BENCHMARK[0], folder, max_train_samples=64, **values)
     told: list[Any] = []
     words = ["--max_steps", "6"]
-    diagnosis = diagnose(write(folder, values), words, folder / "found", lambda *what: told.append(what))
-    assert [name for name, *_ in told] == ["joint", "image alone", "text alone", "bilinear fusion", ""]
+    diagnosis = diagnose(recipe, words, folder / "found", lambda *what: told.append(what))
+    assert [name for name, *_ in told] == ["joint", "text_a alone", "text_b alone", "bilinear fusion", ""]
     return diagnosis, folder / "found"
 
 
 def test_everything_is_measured(found: tuple[Diagnosis, Path]) -> None:
     diagnosis, _ = found
-    assert diagnosis.steps == 6 and set(diagnosis.gradients) == {"image", "text"}
+    assert diagnosis.steps == 6 and set(diagnosis.gradients) == {"text_a", "text_b"}
     assert [entry["step"] for entry in diagnosis.history] == [1, 2, 3, 4, 5, 6]
-    assert diagnosis.chance == pytest.approx(math.log(10), abs=0.2)
-    names = ["joint", "image in joint", "text in joint", "image trained alone", "text trained alone", "constant"]
-    assert list(diagnosis.scores) == names and all(0 <= score <= 1 for score in diagnosis.scores.values())
-    assert set(diagnosis.probes_joint) == set(diagnosis.probes_alone) == {"image", "text"}
-    assert diagnosis.regime is not None and diagnosis.regime.num_rows == 20
+    assert diagnosis.chance == pytest.approx(math.log(5), abs=0.1)
+    names = [f"text_{letter} {what}" for what in ("in joint", "trained alone") for letter in "ab"]
+    assert list(diagnosis.scores) == ["joint", *names, "constant"]
+    assert all(0 <= score <= 1 for score in diagnosis.scores.values())
+    assert set(diagnosis.probes_joint) == set(diagnosis.probes_alone) == {"text_a", "text_b"}
+    assert diagnosis.regime is not None and diagnosis.regime.num_rows == 40
     assert sum(diagnosis.regime.votes.values()) == pytest.approx(1)
-    assert set(diagnosis.regime.explained.missed) == {"image", "text"}
+    assert set(diagnosis.regime.explained.missed) == {"text_a", "text_b"}
 
 
 def test_files(found: tuple[Diagnosis, Path]) -> None:
@@ -59,7 +62,7 @@ def test_files(found: tuple[Diagnosis, Path]) -> None:
     ]
     assert not list(folder.rglob("*.safetensors"))
     saved = json.loads((folder / "diagnosis.json").read_text())
-    assert saved["gradients"]["image"]["last"] == pytest.approx(diagnosis.gradients["image"].last)
+    assert saved["gradients"]["text_a"]["last"] == pytest.approx(diagnosis.gradients["text_a"].last)
     assert saved["regime"] == diagnosis.regime.name and len(saved["history"]) == 6
     text = (folder / "diagnosis.md").read_text()
     assert all(paragraph in text for paragraph in diagnosis.verdict())
