@@ -225,3 +225,21 @@ def test_no_gradient_gives_no_number():
         model(**toy_batch(model))["loss"].backward()
         means = handle.meter.means(["image", "text"], "cpu")
     assert list(means) == ["grad_ratio_text", "grad_cosine_text"]
+
+
+def test_under_compilation():
+    model, batch = make(("image", "text"), "cross_attention")
+    found = []
+    for compiled in (False, True):
+        with disentangle(model, modalities_of(model)) as handle:
+            handle.meter = GradientMeter()
+            call = torch.compile(model, backend="aot_eager") if compiled else model
+            for _ in range(2):  # the first step also decides on reuse
+                torch.manual_seed(0)
+                model.zero_grad()
+                call(**batch).loss.backward()
+            found.append((gradients(model), handle.meter.take()[-1]))
+    (plain, measured), (compiled_gradients, compiled_measured) = found
+    assert max_difference(plain, compiled_gradients) < 1e-9
+    for name in ("image", "text"):
+        torch.testing.assert_close(measured[name], compiled_measured[name], rtol=1e-7, atol=1e-9)
