@@ -10,6 +10,7 @@ from .disentangle import Disentangled, disentangle
 from .modalities import Modality
 
 if TYPE_CHECKING:
+    from .diagnostics import DiagnoseGradients
     from .inference import CrossModalPipeline, pipeline
     from .models import (
         CrossModalConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "CrossModalProcessor",
     "DGLTrainer",
     "DGLTrainingArguments",
+    "DiagnoseGradients",
     "Disentangled",
     "FlavaForSequenceClassification",
     "Modality",
@@ -48,6 +50,7 @@ _HOMES = {
     "CrossModalProcessor": "models",
     "DGLTrainer": "trainer",
     "DGLTrainingArguments": "training_args",
+    "DiagnoseGradients": "diagnostics",
     "FlavaForSequenceClassification": "models",
     "Recipe": "recipe",
     "load_recipe": "recipe",

@@ -40,6 +40,9 @@ try:
 except ImportError:
     fcntl = None
 
+CONTRIBUTIONS, PROBES = "contributions", "probes"
+"""What may be scored of a model beside its metrics: options of `hf-dgl evaluate`, and names of files."""
+
 _LAST_LINES = 12  # of a run that failed
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +58,7 @@ def compare(
     jobs: int | None = None,
     sweeps: Mapping[str, Sequence[str]] | None = None,
     contributions: bool = False,
+    probes: bool = False,
     progress: Progress = lambda name, done, total: None,
 ) -> Comparison:
     """Trains every method with every seed, and writes comparison.json, comparison.md and comparison.png.
@@ -72,6 +76,7 @@ def compare(
         sweeps: Key of the recipe -> values, as a command line has them; several make a grid. Those that a
             method fixes or does not have (`alpha`, `multimodal_to_encoders`, `ogm_alpha`, ...) are left out for it.
         contributions: Also score every model with each subset of its modalities, for their Shapley values.
+        probes: Also fit a linear probe on the features of each encoder.
         progress: Is told whenever a run has ended.
 
     Returns:
@@ -91,7 +96,8 @@ def compare(
     wanted = load_recipe(recipe, overrides)
     folder.mkdir(parents=True, exist_ok=True)
     devices = [] if wanted.training.use_cpu else visible_devices()
-    failures = _run_all(recipe, runs, environments(jobs, devices), contributions, progress)
+    wanted_scores = [name for name, is_wanted in ((CONTRIBUTIONS, contributions), (PROBES, probes)) if is_wanted]
+    failures = _run_all(recipe, runs, environments(jobs, devices), wanted_scores, progress)
     results = [_result(run) for run in runs if _marker(run).is_file()]
     if not any(result.method != UNIMODAL for result in results):
         name, message = next(iter(failures.items()))
@@ -140,7 +146,7 @@ def _run_all(
     recipe: str | os.PathLike[str],
     runs: Sequence[Run],
     places: Sequence[dict[str, str]],
-    contributions: bool,
+    scores: Sequence[str],
     progress: Progress,
 ) -> dict[str, str]:
     """Trains what is not complete yet; the failures, by name. When interrupted, no process is left behind."""
@@ -152,7 +158,8 @@ def _run_all(
     def work(run: Run) -> None:
         place = free.get()
         try:
-            _run(recipe, run, place, contributions and run.modality is None, processes)
+            of_run = [name for name in scores if run.modality is None or name != CONTRIBUTIONS]
+            _run(recipe, run, place, of_run, processes)
         finally:
             free.put(place)
 
@@ -179,24 +186,27 @@ def _run(
     recipe: str | os.PathLike[str],
     run: Run,
     place: Mapping[str, str],
-    contributions: bool,
+    scores: Sequence[str],
     processes: set[subprocess.Popen[bytes]],
 ) -> None:
-    """Trains, unless that is done; likewise the contributions."""
-    log, scored = run.folder / "run.log", run.folder / "contributions.json"
+    """Trains, unless that is done; likewise what else is scored of the model."""
+    log = run.folder / "run.log"
     with _held(run.folder) as lock:
         if not _is_complete(recipe, run):
             for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
                 shutil.rmtree(stale)
-            for stale in (log, scored, run.folder / "metrics.json", _marker(run)):
+            files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES, "metrics")]
+            for stale in (log, *files, _marker(run)):
                 stale.unlink(missing_ok=True)
             _call(["train", str(recipe), *run.words], log, log, place, processes, lock)
             _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
-        if contributions and not scored.is_file():
-            draft = scored.with_suffix(".partial")
-            words = ["evaluate", str(run.folder), "--contributions", "--recipe", str(recipe), *run.words]
-            _call(words, draft, log, place, processes, lock)
-            draft.replace(scored)
+        for name in scores:
+            scored = run.folder / f"{name}.json"
+            if not scored.is_file():
+                draft = scored.with_suffix(".partial")
+                words = ["evaluate", str(run.folder), f"--{name}", "--recipe", str(recipe), *run.words]
+                _call(words, draft, log, place, processes, lock)
+                draft.replace(scored)
 
 
 @contextmanager
@@ -258,8 +268,10 @@ def _call(
 
 def _result(run: Run) -> Result:
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-    scored = run.folder / "contributions.json"
-    found = json.loads(scored.read_text(encoding="utf-8")) if scored.is_file() else {}
+    files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES)]
+    found: dict[str, Any] = {}
+    for scored in files:
+        found |= json.loads(scored.read_text(encoding="utf-8")) if scored.is_file() else {}
     return Result(
         run.method,
         run.seed,
@@ -271,6 +283,7 @@ def _result(run: Run) -> Result:
         metrics.get("train", {}).get("train_runtime", float("nan")),
         found.get("contributions", {}),
         found.get("subsets", {}),
+        found.get("probes", {}),
     )
 
 

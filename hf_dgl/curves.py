@@ -17,7 +17,7 @@ from .results import HEADLINES
 
 PICTURES = {
     "training_curves.png": ("losses", "scores"),
-    "gradient_norms.png": ("gradient_norms",),
+    "gradient_norms.png": ("gradient_norms", "suppression"),
 }
 """Files beside the model card, and the panels that each shows."""
 
@@ -45,7 +45,8 @@ def panels(
         problem_type: Chooses the score: the first of [`HEADLINES`]. Default: single-label classification.
 
     Returns:
-        `losses`, `scores`, `gradient_norms`; without those of which nothing was logged.
+        `losses`, `scores`, `gradient_norms`, `suppression` (of `log_gradients`); without those of which nothing was
+        logged.
 
     Example:
 
@@ -56,10 +57,12 @@ def panels(
     losses = {"fused": "loss_multimodal", **{name: f"loss_{name}" for name in modalities}}
     scores = {"fused": f"eval_{metric}", **{f"{name} alone": f"eval_{metric}_{name}" for name in modalities}}
     norms = {"fusion": "grad_norm_fusion", **{f"{name} encoder": f"grad_norm_{name}" for name in modalities}}
+    ratios = {name: f"grad_ratio_{name}" for name in modalities}
     found = {
         "losses": Panel("Terms of the loss", "training loss", _lines(log_history, losses)),
         "scores": Panel("Scores on the validation split", title, _lines(log_history, scores)),
         "gradient_norms": Panel("Gradient norms", "norm before clipping", _lines(log_history, norms), True),
+        "suppression": Panel("Multimodal : unimodal gradient", "ratio of norms", _lines(log_history, ratios)),
     }
     if not found["gradient_norms"].lines:  # clipped by one norm over all groups
         norm = _lines(log_history, {"all parameters": "grad_norm"})

@@ -33,9 +33,10 @@ from torch import nn
 
 from .calls import NO_DATA_PARALLEL, bound_arguments, is_present, unwrapped
 from .cut import Cut, find_cuts
+from .gradient_meter import GradientMeter, Measurement
 from .modalities import FUSION, Partition, resolve
 from .outputs import DisentangledOutput, entry, extended, loss_of
-from .passes import MULTIMODAL, Pass, Routing, Run, passes_of_a_step, recompute_under
+from .passes import MULTIMODAL, Pass, Routing, Run, gradient_only, passes_of_a_step, recompute_under
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Disentangled:
             scalar tensor on the model's device: then nothing waits for its value.
         cuts: For each modality that was trained so far, how it meets the fusion: reused or run again, and why.
         scores_alone: Whether modalities without unimodal loss are run alone, too: in a pass that trains nothing.
+        meter: Set to a [`~hf_dgl.gradient_meter.GradientMeter`], it measures the gradients at the encoders' outputs.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Disentangled:
         self.unimodal_to_fusion = unimodal_to_fusion
         self.cuts: dict[str, Cut] = {}
         self.scores_alone = False
+        self.meter: GradientMeter | None = None
         self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
@@ -258,16 +261,20 @@ class Disentangled:
         present = [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
         cuts: dict[str, Cut] = {} if training else self.cuts
+        measurement = None
         if training:
-            passes = self._passes(present, cuts)
+            measures = self.meter is not None and self.meter.is_due()
+            passes = self._passes(present, cuts, measures)
             if len(passes) == 1 and passes[0].trains >= set(present):
                 return  # nothing to route: plain joint training
             cuts = self._plan(present, call)
-            passes = self._passes(present, cuts)
+            passes = self._passes(present, cuts, measures)
+            measurement = self._measurement(passes, cuts) if measures else None
         else:
             passes = [Pass(MULTIMODAL, frozenset(), 1.0), *(Pass(name, frozenset(), 1.0) for name in present)]
         self._attach_to_encoders()
-        self._run = Run(self.model, self.partition, call, passes, cuts, self.multimodal_to_encoders, training)
+        shares = self.multimodal_to_encoders
+        self._run = Run(self.model, self.partition, call, passes, cuts, shares, training, measurement)
         self._run.open(passes[0])
 
     @torch.compiler.disable
@@ -310,7 +317,7 @@ class Disentangled:
             self._run = None
         return [output, *self._later_passes(run)]
 
-    def _passes(self, present: list[str], cuts: Mapping[str, Cut]) -> list[Pass]:
+    def _passes(self, present: list[str], cuts: Mapping[str, Cut], measures: bool = False) -> list[Pass]:
         """The passes of one step (the table on top of this file). Without `cuts`, every encoder counts as reusable."""
         trainable = self._trainable_groups()
         alone = {name: self.alpha[name] for name in present if self.trains_alone(name)}
@@ -318,8 +325,19 @@ class Disentangled:
             self._tell(f"Modality {name!r} has no trainable parameters: its unimodal pass is skipped.")
             del alone[name]
         shares = {name: self.multimodal_to_encoders[name] for name in present}
-        scored = [Pass(name, frozenset(), 0.0) for name in present if self.scores_alone and name not in alone]
-        return [*passes_of_a_step(alone, shares, trainable, cuts, self.unimodal_to_fusion), *scored]
+        measured = [name for name in present if measures and name in trainable and name not in alone]
+        passes = passes_of_a_step(alone, shares, trainable, cuts, self.unimodal_to_fusion, measured)
+        run = {step.name for step in passes}
+        return passes + [Pass(name, frozenset(), 0.0) for name in present if self.scores_alone and name not in run]
+
+    def _measurement(self, passes: list[Pass], cuts: Mapping[str, Cut]) -> Measurement:
+        """Of the modalities whose features are the one way from encoder to fusion; the others are told."""
+        assert self.meter is not None
+        for name, cut in cuts.items():
+            if not cut.reuse:
+                self._tell(f"The gradients at the encoder's output of {name!r} are not measured: {cut.obstacle}.")
+        alone = [step for step in passes[1:] if step.in_value and step.name in cuts and cuts[step.name].reuse]
+        return self.meter.begin({step.name: step.weight for step in alone})
 
     def _trainable_groups(self) -> set[str]:
         groups: set[str] = set()
@@ -347,8 +365,8 @@ class Disentangled:
     def _total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[float, torch.Tensor]) -> torch.Tensor:
         total = losses[MULTIMODAL]
         for name, loss in losses.items():
-            if name != MULTIMODAL and self.trains_alone(name):
-                total = total + self.alpha[name] * loss
+            if name != MULTIMODAL:
+                total = total + (self.alpha[name] * loss if self.trains_alone(name) else gradient_only(loss))
         for share, loss in shares.items():  # its value is in the total already: only the gradient is added
             total = total + share * (loss - loss.detach())
         return total

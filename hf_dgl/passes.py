@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from .cut import Call, Cut
+from .gradient_meter import Measurement
 from .modalities import FUSION, Partition
 from .outputs import map_tensors
 
@@ -25,7 +26,7 @@ class Pass(NamedTuple):
     """One forward of the model within a training step, and what its loss may train."""
 
     name: str  # MULTIMODAL, or the modality that is alone
-    trains: frozenset[str]  # modalities and/or FUSION
+    trains: frozenset[str]  # modalities and/or FUSION; none in a measuring pass (`gradient_meter.py`)
     weight: float  # of its loss in the total
     in_value: bool = (
         True  # False: contributes its gradient to the total, but not its value (the value is there already)
@@ -38,6 +39,7 @@ def passes_of_a_step(
     trainable: Container[str],
     cuts: Mapping[str, Cut],
     unimodal_to_fusion: bool,
+    measured: Sequence[str] = (),
 ) -> list[Pass]:
     """The passes of one step, the multimodal one first.
 
@@ -47,9 +49,11 @@ def passes_of_a_step(
         trainable: Groups that have parameters to train.
         cuts: Of the modalities; one without counts as reusable.
         unimodal_to_fusion: Whether the unimodal losses train the fusion, too.
+        measured: Modalities without a unimodal pass whose gradients are to be measured.
     """
     further = {FUSION} if unimodal_to_fusion else set()
     unimodal = [Pass(name, frozenset({name} | further), weight) for name, weight in alone.items()]
+    unimodal += [Pass(name, frozenset(), 1.0) for name in measured if name not in cuts or cuts[name].reuse]
     in_multimodal = {FUSION}
     fractions: dict[float, set[str]] = {}
     for name, share in shares.items():
@@ -131,9 +135,11 @@ class Run:
         cuts: Mapping[str, Cut],
         shares: Mapping[str, float],
         training: bool,
+        measurement: Measurement | None = None,
     ) -> None:
         self.model, self.partition, self.call, self.passes = model, partition, call, passes
         self.cuts, self.shares, self.training = cuts, shares, training
+        self.measurement = measurement
         self.current = passes[0]
         self._remembered: dict[Call, Any] = {}
         self._counts: dict[str, int] = {}
@@ -153,6 +159,8 @@ class Run:
         try:
             self._undo += routing.apply()
             self._undo.append(recompute_under(routing))
+            if self.training and not step.trains:  # a run that is measured goes as one that is not
+                self._undo.append(_keep_random_numbers(self.model))
             if step is not self.passes[0]:
                 self._replace_encoders(step)
         except BaseException:
@@ -186,7 +194,8 @@ class Run:
         self._remembered[call] = output
         share = self.shares[modality]
         # A copy in a fresh container: models write into encoder outputs (BLIP-2 into the tensor, CLIP the container).
-        return map_tensors(lambda tensor: _scale_gradient(tensor, share), output)
+        seen = map_tensors(lambda tensor: _scale_gradient(tensor, share), output)
+        return seen if self.measurement is None else self.measurement.watched(modality, call, False, seen)
 
     def _next_call(self, path: str) -> Call:
         self._counts[path] = self._counts.get(path, -1) + 1
@@ -205,16 +214,20 @@ class Run:
             else:
                 answer = absent if callable(absent) else _zeros
             for path, module in modules.items():
-                self._undo.append(_replace_forward(module, functools.partial(self._from_memory, path, answer)))
+                from_memory = functools.partial(self._from_memory, modality, path, answer)
+                self._undo.append(_replace_forward(module, from_memory))
 
-    def _from_memory(self, path: str, answer: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
+    def _from_memory(self, modality: str, path: str, answer: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
         call = self._next_call(path)
         if call not in self._remembered:
             raise RuntimeError(
                 f"Encoder module {path!r} is called more often in the pass of modality {self.current.name!r} than "
                 "in the multimodal pass, so its outputs cannot be matched. Cut at a module called equally often."
             )
-        return answer(self._remembered[call])
+        output = answer(self._remembered[call])
+        if self.measurement is not None and self.current.name == modality:
+            return self.measurement.watched(modality, call, True, output)
+        return output
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
@@ -241,6 +254,31 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         return gradients[0] * ctx.factor, None
+
+
+class _GradientOnly(torch.autograd.Function):
+    """Zero, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0]
+
+
+def gradient_only(loss: torch.Tensor) -> torch.Tensor:
+    """Adds the gradient of a loss to a total, but not its value (whatever it is: NaN, too, stays out)."""
+    return _GradientOnly.apply(loss)
+
+
+def _keep_random_numbers(model: nn.Module) -> Callable[[], None]:
+    """Until the returned function is called, nothing that is drawn (dropout) is missing from what comes after."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    stack = ExitStack()
+    stack.enter_context(torch.random.fork_rng(devices=devices))
+    return stack.close
 
 
 def _scale_gradient(tensor: torch.Tensor, share: float) -> torch.Tensor:

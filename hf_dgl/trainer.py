@@ -24,6 +24,7 @@ from .baseline_trainer import BaselineTrainer
 from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
 from .dataflow import find_modalities
 from .disentangle import Disentangled, disentangle
+from .gradient_meter import GradientMeter
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for, per_modality
 from .outputs import entry, first_prediction, map_tensors, tensors_in
@@ -32,6 +33,8 @@ from .passes import MULTIMODAL
 from .training_args import DGLTrainingArguments, numbers
 
 logger = logging.get_logger(__name__)
+
+_MEASURE_JOINT_EVERY = 10  # steps, with `log_gradients`: there it takes passes of its own
 
 
 class DGLTrainer(BaselineTrainer):
@@ -125,6 +128,9 @@ class DGLTrainer(BaselineTrainer):
             raise ValueError("Several GPUs in one process replicate the model. Use `accelerate launch` (DDP) instead.")
         handle = disentangle(model, modalities, **self.args.disentangle_kwargs())
         freeze(handle.partition, self.args.freeze or [])
+        if self.args.log_gradients:
+            needs_passes = not any(map(handle.trains_alone, handle.alpha))
+            handle.meter = GradientMeter(every=_MEASURE_JOINT_EVERY if needs_passes else 1)
         self._factors = dict(handle.alpha)  # the user's; a method may change the handle's
         return handle
 
@@ -248,11 +254,14 @@ class DGLTrainer(BaselineTrainer):
         return self.explained
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and the groups' gradient norms."""
+        """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and what is known of the gradients."""
         if "loss" in logs:
             logs.update({f"loss_{name}": mean for name, mean in self._mean_terms().items()})
             logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
             logs.update(self._explained_so_far())
+            if self.disentangled is not None and self.disentangled.meter is not None:
+                names = list(self.disentangled.partition.modalities)
+                logs.update(self.disentangled.meter.means(names, self.args.device, self.accelerator.reduce))
             self._terms.clear()
         super().log(logs, start_time)
 

@@ -113,6 +113,15 @@ class DGLTrainingArguments(TrainingArguments):
             "global norm lets them scale one another. Default: True, except for `joint` and the baselines by others."
         },
     )
+    log_gradients: bool = field(
+        default=False,
+        metadata={
+            "help": "Log, for each modality, the norm of the multimodal loss's gradient at its encoder's output, "
+            "relative to its unimodal loss's (`grad_ratio_image`; below 1, the other modalities suppress it), and "
+            "their cosine (`grad_cosine_image`). It costs nothing where the method has unimodal losses; `joint` runs "
+            "the fusion once more per modality at every tenth step."
+        },
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Remove columns that are no argument of the model's forward."}
     )

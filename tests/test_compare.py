@@ -39,7 +39,7 @@ def real(tmp_path_factory: Any) -> Any:
     arguments = (write(folder), ["joint", "dgl"], [0], folder / "out")
     told: list[Any] = []
     sweeps = {"alpha": ["1", "-1"]}
-    settings: dict[str, Any] = {"jobs": 2, "sweeps": sweeps, "contributions": True}
+    settings: dict[str, Any] = {"jobs": 2, "sweeps": sweeps, "contributions": True, "probes": True}
     return arguments, settings, compare(*arguments, **settings, progress=lambda *words: told.append(words)), told
 
 
@@ -97,6 +97,13 @@ def test_contributions_sum_to_what_the_model_is_better_than_a_constant(real: Any
         gained = result.test["accuracy"] - result.subsets["none"]
         assert sum(result.contributions.values()) == pytest.approx(gained)
     assert {"image contributes", "text contributes"} <= set(comparison.table().columns)
+
+
+def test_probes_are_gathered(real: Any) -> None:
+    _, _, comparison, _ = real
+    for result in comparison.results:
+        assert set(result.probes) == {"image", "text"} and all(0 <= score <= 1 for score in result.probes.values())
+    assert {"image probe", "text probe"} <= set(comparison.table().columns)
 
 
 def test_complete_runs_are_not_repeated(real: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ LOG: list[dict[str, Any]] = [
         "grad_norm": 8.0,
         "grad_norm_fusion": 3.0,
     },
+    {"step": 2, "loss": 5.0, "grad_ratio_image": 0.4},
     {"step": 2, "eval_loss": 1.0, "eval_accuracy": 0.4},
     {"step": 2, "eval_loss": 1.0, "eval_accuracy": 0.5},
     {"step": 2, "train_loss": 5.5},
@@ -48,6 +49,8 @@ def test_other_problems_and_plain_training() -> None:
     assert found["gradient_norms"].lines == {"all parameters": [(3, 2.0)]}  # clipped by one norm
     assert "losses" not in found
     assert panels([], ["image"], None) == {}
+    measured = [{"step": 5, "loss": 1.0, "grad_ratio_image": 0.4, "grad_cosine_image": 0.9}]
+    assert panels(measured, ["image", "text"], None)["suppression"].lines == {"image": [(5, 0.4)]}
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -159,10 +159,36 @@ def test_terms_and_group_norms_are_logged(tmp_path):
     assert math.isclose(log["grad_norm"], math.hypot(*norms), rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["dgl", "joint"])
+def test_gradients_are_logged_and_change_nothing(tmp_path, method):
+    """Bit by bit, with accumulation, dropout and clipping: what the run learns is the same."""
+    results = []
+    for log_gradients in (False, True):
+        trainer = make(
+            tmp_path,
+            model=tiny_model(("image", "text"), fusion_dropout=0.1, **SINGLE),
+            method=method,
+            log_gradients=log_gradients,
+            gradient_accumulation_steps=2,
+            per_device_train_batch_size=2,
+            logging_steps=1,
+            max_steps=6,
+        )
+        trainer.train()
+        results.append(weights(trainer))
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        measured = [log for log in logs if {"grad_ratio_image", "grad_cosine_text"} <= log.keys()]
+        assert len(measured) == (0 if not log_gradients else 6 if method == "dgl" else 2)  # joint: every tenth batch
+    assert all(log["grad_ratio_image"] > 0 and -1 <= log["grad_cosine_image"] <= 1 for log in measured)
+    same(*results)
+
+
+@pytest.mark.parametrize("log_gradients", [False, True])
 @pytest.mark.parametrize("method", ["dgl", "ogm_ge", "g_blending"])
-def test_nothing_waits_for_the_device_in_a_step(tmp_path, monkeypatch, method):
+def test_nothing_waits_for_the_device_in_a_step(tmp_path, monkeypatch, method, log_gradients):
     """Neither routing nor the record of the terms reads a value of the device (counted as `.item()`-like calls)."""
-    trainer = make(tmp_path, method=method, eval_dataset=Rows(8), eval_strategy="epoch", max_steps=1)
+    settings = {"eval_dataset": Rows(8), "eval_strategy": "epoch", "max_steps": 1, "log_gradients": log_gradients}
+    trainer = make(tmp_path, method=method, **settings)
     trainer.train()
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     model = trainer.model.train()

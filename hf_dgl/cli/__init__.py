@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import benchmark, compare, data, demo, env, evaluate, export, inspect, predict, push, train
+from . import benchmark, compare, data, demo, diagnose, env, evaluate, export, inspect, predict, push, train
 
-_COMMANDS = [data, train, evaluate, predict, demo, export, inspect, compare, benchmark, push, env]
+_COMMANDS = [data, train, evaluate, predict, demo, export, inspect, diagnose, compare, benchmark, push, env]
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 

@@ -1,4 +1,4 @@
-"""`hf-dgl compare RECIPE --methods joint,dgl --seeds 0 1 2 [--sweep alpha=1,2] [--contributions] [--jobs N]`."""
+"""`hf-dgl compare RECIPE --methods joint,dgl --seeds 0 1 2 [--sweep alpha=1,2] [--contributions] [--probes] ...`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="train a recipe under several methods and seeds: means, spreads and paired tests on the test split",
         usage="hf-dgl compare [-h] [--traceback] RECIPE [--methods METHODS] [--seeds SEED ...] "
         "[--sweep KEY=VALUE,... ...]\n"
-        "                      [--contributions] [--compare_dir COMPARE_DIR] [--jobs JOBS] [--key value ...]",
+        "                      [--contributions] [--probes] [--compare_dir COMPARE_DIR] [--jobs JOBS]\n"
+        "                      [--key value ...]",
         description="Train a recipe under several methods and seeds. Complete runs are not repeated, and a run that "
         "fails does not stop the others. `--key value` words override the recipe in every run. The tables are printed "
         "and, with every number, left as comparison.md, comparison.json and comparison.png.",
@@ -41,6 +42,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
     )
+    parser.add_argument("--probes", action="store_true", help="add a linear probe of each encoder's features")
     parser.add_argument("--compare_dir", default=None, help="a folder per run; default: outputs/compare-RECIPE")
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one per GPU, else 1")
     parser.set_defaults(run=run)
@@ -68,6 +70,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 jobs=arguments.jobs,
                 sweeps=sweeps,
                 contributions=arguments.contributions,
+                probes=arguments.probes,
                 progress=lambda name, done, total: bar.update(task, total=total, completed=done, description=name),
             )
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""`hf-dgl evaluate OUT [--recipe RECIPE] [--split test] [--contributions] [--key value ...]`."""
+"""`hf-dgl evaluate OUT [--recipe RECIPE] [--split test] [--contributions] [--probes] [--key value ...]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="score a fine-tuned model: JSON on stdout",
-        usage="hf-dgl evaluate [-h] [--traceback] OUT [--recipe RECIPE] [--split SPLIT] [--contributions] "
+        usage="hf-dgl evaluate [-h] [--traceback] OUT [--recipe RECIPE] [--split SPLIT] [--contributions] [--probes] "
         "[--key value ...]",
         description="Score a fine-tuned model on a split of a recipe's data; `--key value` words override the recipe.",
     )
@@ -27,6 +27,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
     )
+    parser.add_argument("--probes", action="store_true", help="add the score of a linear probe of each encoder")
     parser.set_defaults(run=run)
 
 
@@ -42,5 +43,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
             from hf_dgl.contribution import evaluate_contributions
 
             metrics |= evaluate_contributions(arguments.model, recipe, arguments.split)
+        if arguments.probes:
+            from hf_dgl.diagnostics import evaluate_probes
+
+            metrics |= evaluate_probes(arguments.model, recipe, arguments.split)
     if recipe.training.process_index == 0:
         print(json.dumps(metrics, indent=2))

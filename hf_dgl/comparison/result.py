@@ -37,6 +37,7 @@ class Result:
         test, validation: Metrics.
         seconds: Of training, its evaluations included.
         contributions, subsets: See [`hf_dgl.contribution.evaluate_contributions`]; empty if they were not asked for.
+        probes: See [`hf_dgl.diagnostics.evaluate_probes`]; likewise.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Result:
     seconds: float = math.nan
     contributions: Mapping[str, float] = field(default_factory=dict)
     subsets: Mapping[str, float] = field(default_factory=dict)
+    probes: Mapping[str, float] = field(default_factory=dict)
 
 
 class Variant(NamedTuple):
@@ -270,6 +272,8 @@ class Comparison:
         for name in names:
             columns[f"{name} alone"] = lambda result, key=f"{metric}_{name}": result.test.get(key, math.nan)  # type: ignore[misc]
             columns[f"{name} trained alone"] = lambda result: result.test.get(metric, math.nan)
+            columns[f"{name} probe"] = lambda result, key=name: result.probes.get(key, math.nan)  # type: ignore[misc]
+            columns[f"{name} probe, trained alone"] = columns[f"{name} probe"]
         if len(names) > 2:  # of two modalities, what is left without one is the other alone
             for name in names:
                 rest = "+".join(other for other in names if other != name)
@@ -281,7 +285,7 @@ class Comparison:
         return columns
 
     def _cell(self, variant: Variant, column: str, value: Value) -> Spread | str:
-        name = column.removesuffix(" trained alone")
+        name = column.removesuffix(" trained alone").removesuffix(" probe,")
         if name != column:
             return self._spread(self.of(Variant(UNIMODAL, variant.settings), name), value)
         found = self._spread(self.of(variant), value)
@@ -309,6 +313,8 @@ class Comparison:
         said = ["Mean ± standard deviation over the seeds. *alone*: the trained model, given one modality only."]
         if any(name.endswith("trained alone") for name in columns):
             said.append("*trained alone*: a model that never had another modality.")
+        if any(name.endswith("probe") for name in columns):
+            said.append("*probe*: a linear model on the frozen encoder's features, fitted on the training split.")
         if any(name.startswith("without") for name in columns):
             said.append("*without*: the trained model, given all but one.")
         elif len(self.modalities) == 2:

@@ -69,7 +69,7 @@ def test_help(capsys: Any) -> None:
         main(["compare", "--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("--sweep", "--contributions", "unimodal", "--jobs"))
+    assert all(word in printed for word in ("--sweep", "--contributions", "--probes", "unimodal", "--jobs"))
 
 
 def test_read_sweeps() -> None:

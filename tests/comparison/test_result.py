@@ -108,6 +108,16 @@ def test_contributions_and_missing_modalities_of_three() -> None:
     assert [found[f"{name} contributes"] for name in names] == ["0.200", "0.300", "0.300"]
 
 
+def test_probes_beside_those_of_encoders_trained_alone() -> None:
+    results = [result("joint", seed, 0.7, probes={"image": 0.6 + 0.1 * seed, "text": 0.5}) for seed in range(3)]
+    results.append(result("unimodal", 0, 0, modality="image", test={"accuracy": 0.8}, probes={"image": 0.81}))
+    comparison = Comparison("my.yaml", results)
+    found = cells(comparison)
+    assert found["image probe"] == "0.700 ± 0.100" and found["image probe, trained alone"] == "0.810"
+    assert found["text probe"] == "0.500 ± 0.000" and "text probe, trained alone" not in found
+    assert found["image trained alone"] == "0.800" and "*probe*" in comparison.to_markdown()
+
+
 def sweep() -> Comparison:
     results = []
     for seed in range(3):
