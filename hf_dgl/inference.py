@@ -27,7 +27,7 @@ from hf_dgl.data import ROW_COLUMN
 from hf_dgl.data.collator import decode_value
 from hf_dgl.modalities import did_you_mean
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
-from hf_dgl.native import NativeProcessor, load_native
+from hf_dgl.native import FeatureArray, NativeProcessor, load_native
 from hf_dgl.outputs import map_tensors
 
 TASK = "cross-modal-classification"
@@ -138,8 +138,15 @@ class CrossModalPipeline(Pipeline):
         """Names of the modalities that the model knows."""
         return list(self.processor.modalities)
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether every row must have all modalities: so in checkpoints with a fusion of their own."""
+        return bool(getattr(self.processor, "needs_all", False))
+
     def kind(self, modality: str) -> str:
-        """`"text"`, `"audio"` or `"image"`: what a modality's values are, whatever it is called."""
+        """`"text"`, `"audio"`, `"image"` or `"array"`: what a modality's values are, whatever it is called."""
+        if isinstance(self.processor.processors[modality], FeatureArray):
+            return "array"
         if self.processor.sampling_rate(modality) is not None:
             return "audio"
         is_text = isinstance(self.processor.processors[modality], PreTrainedTokenizerBase)
@@ -268,11 +275,12 @@ class CrossModalPipeline(Pipeline):
             if value is None or isinstance(value, float) and value != value:  # an empty cell of a table
                 continue
             try:
-                if self.kind(name) != "text":
+                if self.kind(name) in ("image", "audio"):
                     value = _located(value, timeout, folder)
                 values[name] = decode_value(self.processor, name, value)
             except ValueError as error:
-                raise ValueError(f"{where}{', ' if where else ''}{name!r}: {error}") from error
+                reason = error if folder is not None else getattr(error, "reason", error)  # advice is for files of rows
+                raise ValueError(f"{where}{', ' if where else ''}{name!r}: {reason}") from error
         if not values:
             found = [key for key in row if key != ROW_COLUMN]
             raise ValueError(

@@ -118,6 +118,13 @@ def test_rows_streams_and_data_sets(pipeline: CrossModalPipeline) -> None:
     assert pipeline([]) == []
 
 
+def test_a_missing_file_gets_no_advice_about_data_files(pipeline: CrossModalPipeline) -> None:
+    with pytest.raises(ValueError, match=r"^'image': Cannot find the image file 'nowhere.png'\.$"):
+        pipeline(image="nowhere.png")
+    with pytest.raises(ValueError, match="Scale it first"):  # advice that is about the value itself stays
+        pipeline(image=np.zeros((4, 4), dtype=np.float32))
+
+
 def test_errors_name_the_row_or_become_answers(pipeline: CrossModalPipeline) -> None:
     images = [IMAGE, "nowhere.png", IMAGE]
     with pytest.raises(ValueError, match="^Row 1, 'image': Cannot find"):

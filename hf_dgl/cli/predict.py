@@ -60,6 +60,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.input is not None:
         _predict_file(arguments, model, named)
         return
+    arrays = [name for name in model.modalities if model.kind(name) == "array"]
+    if arrays:
+        raise ValueError(
+            f"This model reads arrays of features ({', '.join(arrays)}), which a command line cannot give. Put rows into "
+            "a json or parquet file: --input rows.jsonl --output answers.jsonl. In Python: hf_dgl.pipeline(OUT)(...)."
+        )
     if not named:
         raise ValueError(f"Nothing to label: give at least one of {_spelled(model.modalities)}; or --input, --output.")
     answer = model(**named, top_k=arguments.top_k, unimodal=not arguments.fused_only)
