@@ -54,9 +54,7 @@ def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
         else "together, or whichever are there. Switch one off to see what the model says without it."
     )
     with gradio.Blocks(title=f"{Path(name).name} - hf_dgl", analytics_enabled=False) as app:
-        gradio.Markdown(
-            f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: {how}"
-        )
+        gradio.Markdown(f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: {how}")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=1, min_width=320):
                 values, switches = _inputs(gradio, pipe)
@@ -212,9 +210,7 @@ def _inputs(gradio: Any, pipe: CrossModalPipeline) -> tuple[list[Any], list[Any]
                     gradio.Textbox(label=name, lines=2, max_lines=6, placeholder="Type a text", submit_btn=False)
                 )
             switches.append(
-                gradio.Checkbox(
-                    value=True, label=f"Use the {name}", elem_id=f"use-{name}", visible=not pipe.needs_all
-                )
+                gradio.Checkbox(value=True, label=f"Use the {name}", elem_id=f"use-{name}", visible=not pipe.needs_all)
             )
     return values, switches
 

@@ -279,7 +279,9 @@ class CrossModalPipeline(Pipeline):
                     value = _located(value, timeout, folder)
                 values[name] = decode_value(self.processor, name, value)
             except ValueError as error:
-                reason = error if folder is not None else getattr(error, "reason", error)  # advice is for files of rows
+                reason = (
+                    error if folder is not None else getattr(error, "reason", error)
+                )  # advice is for files of rows
                 raise ValueError(f"{where}{', ' if where else ''}{name!r}: {reason}") from error
         if not values:
             found = [key for key in row if key != ROW_COLUMN]
