@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_dgl.adapters import add_adapters, quantized
 from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, load_data, prepare_splits
+from hf_dgl.data.limits import remember_crops
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
@@ -64,6 +65,7 @@ def assemble(recipe: Recipe) -> Parts:
     encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
     splits = load_splits(recipe, list(encoders) or _saved_processor(recipe).modalities)
     processor = build_processor(recipe, encoders, splits["train"])
+    remember_crops(processor, recipe.data.max_audio_seconds)
     splits = _prepared(splits, processor, recipe, is_training=True)
     labels = _labels(recipe, splits["train"], processor)
     model = build_model(recipe, encoders, labels)

@@ -80,8 +80,8 @@ ROWS: dict[str, Architecture] = {
     "BridgeTowerForImageAndTextRetrieval": _BRIDGETOWER,
     "BridgeTowerForMaskedLM": Architecture(
         {"encoders": _bridgetower},
-        absent="No image: its tokens are zero, and the text does not attend to them. No text: its tokens are zero, and "
-        "the words are predicted in their places from the image.",
+        absent="No image: its tokens are zero, and the text does not attend to them. No text: its tokens are zero, "
+        "and the words are predicted in their places from the image.",
         method="multimodal_truncation",
         note="Words are predicted in the text's places, which are zero when the text is absent, so the fusion has to "
         "learn from the image alone, too.",

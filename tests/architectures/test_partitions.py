@@ -1,7 +1,7 @@
 """What neither gradients nor leaks show of a row: parameters left to the fusion, and an absence that is not nothing.
 
 A parameter that only one modality ever meets, and that the table counts as fusion all the same, has to be named here.
-What stands in the place of an absent modality (zeros, the embedding of `<image>`) may be anything without a difference.
+What stands in the place of an absent modality (zeros, the embedding of `<image>`) may be anything, with no difference.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hf_dgl.outputs import map_tensors
 from tests.architectures.test_matrix import build, cast, every_case, quietly_training, replace_output, zeros
 from tests.architectures_tiny import TINY, VOCAB
 
-# Fusion, although one modality only meets it: the way into the fusion, or the first part of a layer that goes on to mix.
+# Fusion, although one modality only meets it: the way into the fusion, or the first part of a layer that mixes.
 OF_THE_FUSION = {
     "CrossModalForSequenceClassification": r"\.(projections|fusion)\.",
     "FlavaForSequenceClassification": r"_to_mm_projection\.",
     "BridgeTowerFor(ImageAndTextRetrieval|MaskedLM)": r"\.cross_modal_",
     "T5Gemma2ForSequenceClassification": r"\.decoder\.layers\.0\.(self_attn\.q_|pre_self_attn)",
     "Blip2ForConditionalGeneration": r"\.embed_positions\.",  # read off the text's mask
-    "InstructBlipForConditionalGeneration": r"\.embed_positions\.|query_tokens|qformer\.(encoder|embeddings\.layernorm)",
+    "InstructBlipForConditionalGeneration": r"\.embed_positions\.|query_tokens|qformer\.(encoder|.*\.layernorm)",
     "LayoutLMv3ForSequenceClassification": r"\.rel_pos",
     "BlipFor.*-embeddings": r"\.encoder\.layer\.",
     "BlipFor.*-by_name": r"\.crossattention\.",
