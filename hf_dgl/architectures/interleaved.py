@@ -22,7 +22,7 @@ from hf_dgl.absence import (
 from hf_dgl.modalities import Modality
 
 from .architecture import Architecture
-from .sequence import ANSWER_NOTE, image_token_id, text_modality
+from .sequence import ANSWER_NOTE, LEARNS_TO_WRITE, image_token_id, text_modality
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
@@ -162,6 +162,7 @@ ROWS: dict[str, Architecture] = {
         _idefics,
         f"No image: no token attends to it. {_NO_PROMPT}",
         "The model freezes text and image layers by default: set `freeze_text_layers` and `freeze_vision_layers` in "
-        f"its config to False to train them. {ANSWER_NOTE}",
+        f"its config to False to train them. {LEARNS_TO_WRITE} {ANSWER_NOTE}",
+        method="multimodal_truncation",
     ),
 }
