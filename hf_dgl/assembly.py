@@ -65,7 +65,6 @@ def assemble(recipe: Recipe) -> Parts:
     encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
     splits = load_splits(recipe, list(encoders) or _saved_processor(recipe).modalities)
     processor = build_processor(recipe, encoders, splits["train"])
-    remember_crops(processor, recipe.data.max_audio_seconds)
     splits = _prepared(splits, processor, recipe, is_training=True)
     labels = _labels(recipe, splits["train"], processor)
     model = build_model(recipe, encoders, labels)
@@ -160,12 +159,16 @@ def build_processor(
         encoders: Modality -> what [`resolve_encoder`] gave; none: the processor of `model_name_or_path`.
         train_dataset: A tokenizer learns its vocabulary from it.
     """
-    if not encoders:
-        return _saved_processor(recipe)
-    if isinstance(train_dataset, IterableDataset):
-        train_dataset = head(train_dataset, _TOKENIZER_ROWS)
-    sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
-    return CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
+    processor: CrossModalProcessor | NativeProcessor
+    if encoders:
+        if isinstance(train_dataset, IterableDataset):
+            train_dataset = head(train_dataset, _TOKENIZER_ROWS)
+        sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
+        processor = CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
+    else:
+        processor = _saved_processor(recipe)
+    remember_crops(processor, recipe.data.max_audio_seconds)
+    return processor
 
 
 def _labels(recipe: Recipe, train_dataset: Any, processor: Any) -> LabelSpec | None:

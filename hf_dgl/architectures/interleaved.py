@@ -156,7 +156,10 @@ ROWS: dict[str, Architecture] = {
     "BlipForConditionalGeneration": _blip_row(_blip_caption, f"{_CLOSED} {_NO_PROMPT}", ANSWER_NOTE),
     "Blip2ForImageTextMatching": _blip_row(_blip2_matching, f"{_CLOSED} {_EMPTY}"),
     "MllamaForConditionalGeneration": _interleaved(
-        _mllama, f"No image: the cross-attention layers are skipped. {_NO_PROMPT}", ANSWER_NOTE
+        _mllama,
+        f"No image: the cross-attention layers are skipped. {_NO_PROMPT}",
+        f"{LEARNS_TO_WRITE} {ANSWER_NOTE}",
+        method="multimodal_truncation",
     ),
     "IdeficsForVisionText2Text": _interleaved(
         _idefics,

@@ -211,7 +211,8 @@ ANSWER_NOTE = (
 
 LEARNS_TO_WRITE = (
     "The fusion learns from the unimodal losses too (`multimodal_truncation`): with full DGL the loss of one modality "
-    "alone stayed above chance level in our small trials of SmolVLM, BLIP-2, InstructBLIP, LLaVA-NeXT and IDEFICS."
+    "alone stayed above chance level in our small trials of SmolVLM, BLIP-2, InstructBLIP, LLaVA-NeXT, Mllama and "
+    "IDEFICS."
 )
 
 

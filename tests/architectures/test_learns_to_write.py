@@ -20,7 +20,7 @@ FIRST_WORD, FIRST_ANSWER = 5, 12  # the token of class 0, in the question and in
 
 
 def task(template: dict[str, Any], rows: int, seed: int) -> dict[str, Any]:
-    """Question and picture each tell the class, the question wrongly in a fifth of the rows; the answer is one word."""
+    """Question and picture each tell the class, the question wrongly in a fifth of rows; the answer is one word."""
     draw = torch.Generator().manual_seed(seed)
     classes = torch.randint(CLASSES, (rows,), generator=draw)
     batch = {key: value[:1].expand(rows, *value.shape[1:]).clone() for key, value in template.items()}
