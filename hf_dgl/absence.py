@@ -157,6 +157,12 @@ def text_tokens(*placeholders: int, ids: str = "input_ids") -> Tokens:
     return tokens
 
 
+def placeholders(*token_ids: int, ids: str = "input_ids") -> Tokens:
+    """The places of several kinds of features (images and videos): all that [`text_tokens`] leaves out."""
+    text = text_tokens(*token_ids, ids=ids)
+    return lambda call: ~text(call)
+
+
 def after_first(tokens: Tokens) -> Tokens:
     """The tokens but the first of each row, which an empty text keeps."""
 

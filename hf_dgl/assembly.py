@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_dgl.adapters import add_adapters, quantized
 from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, load_data, prepare_splits
+from hf_dgl.data.limits import remember_crops
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
@@ -158,12 +159,16 @@ def build_processor(
         encoders: Modality -> what [`resolve_encoder`] gave; none: the processor of `model_name_or_path`.
         train_dataset: A tokenizer learns its vocabulary from it.
     """
-    if not encoders:
-        return _saved_processor(recipe)
-    if isinstance(train_dataset, IterableDataset):
-        train_dataset = head(train_dataset, _TOKENIZER_ROWS)
-    sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
-    return CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
+    processor: CrossModalProcessor | NativeProcessor
+    if encoders:
+        if isinstance(train_dataset, IterableDataset):
+            train_dataset = head(train_dataset, _TOKENIZER_ROWS)
+        sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
+        processor = CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
+    else:
+        processor = _saved_processor(recipe)
+    remember_crops(processor, recipe.data.max_audio_seconds)
+    return processor
 
 
 def _labels(recipe: Recipe, train_dataset: Any, processor: Any) -> LabelSpec | None:

@@ -27,7 +27,13 @@ from torch import nn
 from .absence import other_text, text_tokens
 from .dataflow_inputs import TARGET, WHERE_INPUTS_GO, group_inputs
 from .dataflow_proposal import Proposal
-from .dataflow_refusals import refuse_too_few, refuse_undefined, refuse_unseparated, refuse_untrainable
+from .dataflow_refusals import (
+    refuse_contrastive,
+    refuse_too_few,
+    refuse_undefined,
+    refuse_unseparated,
+    refuse_untrainable,
+)
 from .dataflow_tags import Observation, Seen, observe
 from .modalities import FUSION, Modality
 
@@ -69,6 +75,7 @@ def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Seq
     groups = group_inputs(batch, inputs)
     names = [name for name in groups if name not in (TARGET, FUSION)]
     refuse_too_few(names, groups)
+    refuse_contrastive(model, batch)
     seen = observe(model, batch)
     if seen.loss is not None and TARGET not in groups:
         raise ValueError(

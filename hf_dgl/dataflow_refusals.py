@@ -25,6 +25,19 @@ def refuse_too_few(names: Sequence[str], groups: Mapping[str, Sequence[str]]) ->
         )
 
 
+def refuse_contrastive(model: nn.Module, batch: Mapping[str, Any]) -> None:
+    """The loss that `return_loss` asks for (CLIP, CLAP, ...) is known to be contrastive before the model runs."""
+    asked = batch.get("return_loss")
+    if asked is None or not bool(asked.any() if isinstance(asked, torch.Tensor) else asked):
+        return
+    raise ValueError(
+        f"`return_loss` in the batch asks {type(model).__name__} for a contrastive loss. It compares the modalities "
+        "with each other, and one modality alone has none, so DGL is undefined here. Use the model's towers and "
+        "labels: CrossModalForSequenceClassification.from_encoders({'image': checkpoint, 'text': checkpoint}, "
+        "num_labels=...). If the model also has a loss from labels, leave `return_loss` out."
+    )
+
+
 def refuse_unseparated(
     names: Sequence[str],
     exits: Mapping[str, Sequence[str]],

@@ -45,11 +45,16 @@ def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
     gradio = _gradio()
     name = "a model" if isinstance(model, CrossModalPipeline) else str(model)
     pipe = model if isinstance(model, CrossModalPipeline) else pipeline(model, **kwargs)
+    arrays = [modality for modality in pipe.modalities if pipe.kind(modality) == "array"]
+    if arrays:
+        raise ValueError(f"{name} reads arrays of features ({', '.join(arrays)}), which nobody can type into a page.")
+    how = (
+        "all of them together; below is also what each alone would have said."
+        if pipe.needs_all
+        else "together, or whichever are there. Switch one off to see what the model says without it."
+    )
     with gradio.Blocks(title=f"{Path(name).name} - hf_dgl", analytics_enabled=False) as app:
-        gradio.Markdown(
-            f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: together, or whichever are there. "
-            "Switch one off to see what the model says without it."
-        )
+        gradio.Markdown(f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: {how}")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=1, min_width=320):
                 values, switches = _inputs(gradio, pipe)
@@ -204,7 +209,9 @@ def _inputs(gradio: Any, pipe: CrossModalPipeline) -> tuple[list[Any], list[Any]
                 values.append(
                     gradio.Textbox(label=name, lines=2, max_lines=6, placeholder="Type a text", submit_btn=False)
                 )
-            switches.append(gradio.Checkbox(value=True, label=f"Use the {name}", elem_id=f"use-{name}"))
+            switches.append(
+                gradio.Checkbox(value=True, label=f"Use the {name}", elem_id=f"use-{name}", visible=not pipe.needs_all)
+            )
     return values, switches
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from huggingface_hub import constants
 from transformers import enable_full_determinism, set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
@@ -61,6 +62,12 @@ class FinetuneResult:
     def is_main_process(self) -> bool:
         """Whether this process is the one that writes and prints."""
         return self.trainer.is_world_process_zero()
+
+    @property
+    def hub_address(self) -> str:
+        """Where `push_to_hub` put the model; empty if it was not asked for."""
+        is_pushed = self.trainer.args.push_to_hub and self.trainer.hub_model_id is not None
+        return f"{constants.ENDPOINT}/{self.trainer.hub_model_id}" if is_pushed else ""
 
     def table(self) -> Table:
         """The scores as a table: fused and each modality alone, before, after and on the test split."""

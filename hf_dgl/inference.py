@@ -8,9 +8,6 @@ become a batch (upstream pads flat tensors; our model's are grouped by modality)
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -25,17 +22,21 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from hf_dgl.adapters import load_model
 from hf_dgl.data import ROW_COLUMN
 from hf_dgl.data.collator import decode_value
+from hf_dgl.data.limits import audio_limit, audio_windows
+from hf_dgl.data.media import load_audio
+from hf_dgl.devices import check_device
+from hf_dgl.fetching import located
 from hf_dgl.modalities import did_you_mean
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
-from hf_dgl.native import NativeProcessor, load_native
+from hf_dgl.native import FeatureArray, NativeProcessor, load_native
 from hf_dgl.outputs import map_tensors
 
 TASK = "cross-modal-classification"
 """Name under which `transformers.pipeline` knows [`CrossModalPipeline`], once this module is imported."""
 
 ON_ERROR = ("raise", "skip")
-_MAX_DOWNLOAD = 256 * 2**20  # bytes of one image or audio file
-_PREPROCESS, _FORWARD = ("timeout", "folder"), ("on_error", "unimodal")
+LONG_AUDIO = ("crop", "windows")
+_PREPROCESS, _FORWARD = ("timeout", "folder", "long_audio"), ("on_error", "unimodal")
 
 
 def pipeline(model_id: str, **kwargs: Any) -> CrossModalPipeline:
@@ -118,7 +119,7 @@ class CrossModalPipeline(Pipeline):
         config, _ = PreTrainedConfig.get_config_dict(model_id, **kwargs)
         is_native = bool(config) and config.get("model_type") != CrossModalConfig.model_type
         if device is not None:
-            _check_device(device)
+            check_device(device)
         if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"Got dtype {dtype!r}, expected float32, bfloat16 or float16.")
         processor: Any
@@ -138,8 +139,15 @@ class CrossModalPipeline(Pipeline):
         """Names of the modalities that the model knows."""
         return list(self.processor.modalities)
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether every row must have all modalities: so in checkpoints with a fusion of their own."""
+        return bool(getattr(self.processor, "needs_all", False))
+
     def kind(self, modality: str) -> str:
-        """`"text"`, `"audio"` or `"image"`: what a modality's values are, whatever it is called."""
+        """`"text"`, `"audio"`, `"image"` or `"array"`: what a modality's values are, whatever it is called."""
+        if isinstance(self.processor.processors[modality], FeatureArray):
+            return "array"
         if self.processor.sampling_rate(modality) is not None:
             return "audio"
         is_text = isinstance(self.processor.processors[modality], PreTrainedTokenizerBase)
@@ -158,6 +166,9 @@ class CrossModalPipeline(Pipeline):
                 - unimodal: False leaves out what each modality alone says, which takes half of the time.
                 - on_error: `"skip"`: a row that cannot be read is answered by `{"error": message}`. Default `"raise"`.
                 - folder: what relative paths are relative to. Default: the working directory.
+                - long_audio: of audio that is longer than training crops it to (or than the encoder can take) `"crop"`
+                  (default) reads the middle, as evaluation does; `"windows"` reads all of it, piece by piece, and
+                  averages the logits.
                 - timeout: seconds that a server may be silent. Default: 10.
                 - batch_size, num_workers: as upstream. Default: 1, except a batch given by name: 8; and no workers.
 
@@ -221,6 +232,8 @@ class CrossModalPipeline(Pipeline):
                 )
         if kwargs.get("on_error", "raise") not in ON_ERROR:
             raise ValueError(f"on_error: expected one of {list(ON_ERROR)}, got {kwargs['on_error']!r}.")
+        if kwargs.get("long_audio", "crop") not in LONG_AUDIO:
+            raise ValueError(f"long_audio: expected one of {list(LONG_AUDIO)}, got {kwargs['long_audio']!r}.")
         top_k = kwargs.get("top_k")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k: expected a number of labels, at least 1, got {top_k!r}.")
@@ -249,15 +262,19 @@ class CrossModalPipeline(Pipeline):
             yield from self.postprocess(self.forward(batch, **forward_params), **postprocess_params)
 
     def preprocess(  # type: ignore[override]
-        self, input_: Any, timeout: float = 10.0, folder: str | Path | None = None
+        self, input_: Any, timeout: float = 10.0, folder: str | Path | None = None, long_audio: str = "crop"
     ) -> dict[str, Any]:
-        """A row -> `{"values": what each modality's processor takes, "error": None, or why there is none}`."""
+        """A row -> `{"values": what each modality's processor takes, once per window, "error": None or why not}`."""
         try:
-            return {"values": self._decode(input_, timeout, folder), "error": None}
+            values = self._decode(input_, timeout, folder, long_audio == "windows")
         except ValueError as error:  # raised in `_forward`: from a worker it would come with that one's traceback
-            return {"values": {}, "error": str(error)}
+            return {"values": [], "error": str(error)}
+        count = max(len(pieces) for pieces in values.values())
+        windows = [{name: pieces[k * len(pieces) // count] for name, pieces in values.items()} for k in range(count)]
+        return {"values": windows, "error": None}
 
-    def _decode(self, row: Any, timeout: float, folder: str | Path | None) -> dict[str, Any]:
+    def _decode(self, row: Any, timeout: float, folder: str | Path | None, whole: bool) -> dict[str, list[Any]]:
+        """Per modality one value, or (long audio, if the `whole` is wanted) several."""
         if not isinstance(row, Mapping):
             example = dict.fromkeys(self.modalities, "...")
             raise ValueError(f"A row is a dictionary by modality, e.g. {example}; got {type(row).__name__}.")
@@ -268,11 +285,10 @@ class CrossModalPipeline(Pipeline):
             if value is None or isinstance(value, float) and value != value:  # an empty cell of a table
                 continue
             try:
-                if self.kind(name) != "text":
-                    value = _located(value, timeout, folder)
-                values[name] = decode_value(self.processor, name, value)
+                values[name] = self._pieces(name, value, timeout, folder, whole)
             except ValueError as error:
-                raise ValueError(f"{where}{', ' if where else ''}{name!r}: {error}") from error
+                reason = error if folder is not None else getattr(error, "reason", error)  # advice is for data files
+                raise ValueError(f"{where}{', ' if where else ''}{name!r}: {reason}") from error
         if not values:
             found = [key for key in row if key != ROW_COLUMN]
             raise ValueError(
@@ -281,10 +297,29 @@ class CrossModalPipeline(Pipeline):
             )
         return values
 
+    def _pieces(self, name: str, value: Any, timeout: float, folder: str | Path | None, whole: bool) -> list[Any]:
+        kind = self.kind(name)
+        if kind in ("image", "audio"):
+            value = located(value, timeout, folder)
+        seconds = audio_limit(self.processor.processors[name]) if whole and kind == "audio" else None
+        if seconds is None:
+            return [decode_value(self.processor, name, value)]
+        rate = self.processor.sampling_rate(name)
+        assert rate is not None
+        return audio_windows(load_audio(value, rate), max(1, round(seconds * rate)))
+
     def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [item["values"] for item in items if item["error"] is None]
-        inputs = self.processor(**{name: [row.get(name) for row in rows] for name in self.modalities})
-        return {"inputs": inputs, "given": [list(row) for row in rows], "errors": [item["error"] for item in items]}
+        windows = [item["values"] for item in items if item["error"] is None]
+        rows = [row for of_one in windows for row in of_one]
+        return {
+            "inputs": self._batch(rows) if rows else {},
+            "num_windows": [len(of_one) for of_one in windows],
+            "given": [list(of_one[0]) for of_one in windows],
+            "errors": [item["error"] for item in items],
+        }
+
+    def _batch(self, rows: list[dict[str, Any]]) -> Any:
+        return self.processor(**{name: [row.get(name) for row in rows] for name in self.modalities})
 
     def _forward(  # type: ignore[override]
         self, input_tensors: Any, on_error: str = "raise", unimodal: bool = True
@@ -299,7 +334,12 @@ class CrossModalPipeline(Pipeline):
         if not inputs:  # no row of this batch could be read
             return {"fused": None, "alone": {}, **rest}
         fused, alone = self._opinions(inputs, unimodal)
-        return {"fused": fused, "alone": alone, **rest}
+        counts = input_tensors["num_windows"]
+        return {
+            "fused": _averaged(fused, counts),
+            "alone": {n: _averaged(part, counts) for n, part in alone.items()},
+            **rest,
+        }
 
     def _opinions(self, inputs: Any, unimodal: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits from all modalities, and (if wanted) from each alone."""
@@ -344,6 +384,11 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 
 
+def _averaged(logits_WC: torch.Tensor, num_windows: list[int]) -> torch.Tensor:
+    """Logits of windows (W) -> their mean for each row."""
+    return torch.stack([of_one.mean(dim=0) for of_one in logits_WC.split(num_windows)])
+
+
 def _check_is_ours(model_type: str | None, what: str) -> None:
     if model_type != CrossModalConfig.model_type:
         raise ValueError(
@@ -351,53 +396,3 @@ def _check_is_ours(model_type: str | None, what: str) -> None:
             f"{CrossModalConfig.model_type!r}). For a model with a fusion of its own use its class in transformers: "
             "DGL leaves nothing in it."
         )
-
-
-def _check_device(device: str | int | torch.device) -> None:
-    if device == -1:  # upstream's word for the CPU
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        here = torch.accelerator.current_accelerator()
-        raise ValueError(
-            f"Cannot use the device {str(device)!r}: {str(error).splitlines()[0].rstrip('.')}. Here there is: cpu"
-            f"{f', {here.type}' if here is not None else ''}."
-        ) from error
-
-
-def _located(value: Any, timeout: float, folder: str | Path | None) -> Any:
-    """A media value whose address is fetched, and whose relative path is told what it is relative to."""
-    if isinstance(value, str) and value.lower().startswith(("http://", "https://")):
-        return {"path": value, "bytes": fetch(value, timeout)}
-    return Path(folder, value) if folder is not None and isinstance(value, str) else value
-
-
-def fetch(url: str, timeout: float = 10.0) -> bytes:
-    """What lies at an http(s) address.
-
-    Args:
-        url: The address.
-        timeout: Seconds that the server may be silent.
-
-    Raises:
-        ValueError: names the address and what is wrong: no such server, no answer in time, an error page, too large.
-
-    Example:
-
-        >>> image = load_image(fetch("https://example.com/cat.png"))
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "hf_dgl"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            content = answer.read(_MAX_DOWNLOAD + 1)
-    except urllib.error.HTTPError as error:
-        raise ValueError(f"Cannot fetch {url}: the server answered {error.code} {error.reason}.") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, TimeoutError):
-            reason = f"no answer within {timeout:g} seconds; more: timeout={2 * timeout:g}"
-        raise ValueError(f"Cannot fetch {url}: {reason}.") from error
-    if len(content) > _MAX_DOWNLOAD:
-        raise ValueError(f"Cannot fetch {url}: it is larger than {_MAX_DOWNLOAD // 2**20} MiB.")
-    return content

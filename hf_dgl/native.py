@@ -71,7 +71,7 @@ class FeatureArray:
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"expected an array of numbers, got {type(value).__name__} ({error}). Give nested lists in json or "
-                "parquet rows (`hf-dgl predict OUT --input rows.parquet --output answers.jsonl`), an array in Python."
+                "parquet rows, an array in Python."
             ) from error
 
 

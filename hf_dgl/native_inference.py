@@ -46,14 +46,15 @@ class NativePipeline(CrossModalPipeline):
         self.tokenizer = None
         self._names = list(modalities_of(model))
 
-    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [item["values"] for item in items if item["error"] is None]
-        inputs = NativeCollator(self.processor)(rows) if rows else {}
-        errors = [item["error"] for item in items]
-        return {"inputs": inputs, "given": [self._names for _ in rows], "errors": errors}
+    def _batch(self, rows: list[dict[str, Any]]) -> Any:
+        return NativeCollator(self.processor)(rows)
 
-    def _decode(self, row: Any, timeout: float, folder: Any) -> dict[str, Any]:
-        values = super()._decode(row, timeout, folder)
+    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        collated = super()._collate(items)
+        return {**collated, "given": [self._names for _ in collated["given"]]}
+
+    def _decode(self, row: Any, timeout: float, folder: Any, whole: bool) -> dict[str, list[Any]]:
+        values = super()._decode(row, timeout, folder, whole)
         for name in self.modalities:
             if name not in values:
                 where = f"Row {row[ROW_COLUMN]}: " if ROW_COLUMN in row else ""

@@ -65,6 +65,7 @@ def predict_file(
     top_k: int | None = None,
     unimodal: bool = True,
     overwrite: bool = False,
+    long_audio: str = "crop",
 ) -> PredictionSummary:
     """Labels every row of a file.
 
@@ -89,6 +90,7 @@ def predict_file(
         top_k: Only the so many best `scores`.
         unimodal: False leaves out what each modality alone says, which takes half of the time.
         overwrite: Begin anew, whatever is there.
+        long_audio: `"windows"` reads long audio piece by piece; as in the pipeline.
 
     Raises:
         ValueError: an unreadable file or row, an unknown column or format, an output that exists, or a `.partial` file
@@ -103,12 +105,12 @@ def predict_file(
     partial = output.with_name(output.name + ".partial")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
-    pipeline._sanitize_parameters(top_k=top_k, on_error=on_error)
+    pipeline._sanitize_parameters(top_k=top_k, on_error=on_error, long_audio=long_audio)
     _check_output(output, overwrite)
     table = _read(source)
     columns = _columns(pipeline.modalities, column_mapping or {}, table.column_names, str(source))
     kept = _kept(table, keep, str(source))
-    options = {"columns": columns, "keep": list(keep), "top_k": top_k, "unimodal": unimodal}
+    options = {"columns": columns, "keep": list(keep), "top_k": top_k, "unimodal": unimodal, "long_audio": long_audio}
     job = {"model": _state_of_model(pipeline), "input": _state_of(source), "num_rows": len(table), **options}
     if overwrite:
         output.unlink(missing_ok=True)
@@ -117,7 +119,7 @@ def predict_file(
     rows = _rows(table, columns).select(range(num_done, len(table)))
     inputs = table.select_columns(list(kept))
     settings = {"batch_size": batch_size, "num_workers": num_workers, "on_error": on_error, "top_k": top_k}
-    answers = pipeline(rows, folder=source.resolve().parent, unimodal=unimodal, **settings)
+    answers = pipeline(rows, folder=source.resolve().parent, unimodal=unimodal, long_audio=long_audio, **settings)
     with partial.open("a", encoding="utf-8", buffering=1) as file:  # line by line: a kill loses no whole line
         progress = tqdm(answers, desc=source.name, total=len(table), initial=num_done, unit="row", disable=None)
         try:

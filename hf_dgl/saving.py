@@ -6,7 +6,8 @@ What it overrides, and why, stands in the first line of each method.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -77,10 +78,19 @@ class SavingTrainer(Trainer):
         model = self.accelerator.unwrap_model(self._plain_model, keep_torch_compile=False)
         is_checkpoint = os.path.basename(folder).startswith(PREFIX_CHECKPOINT_DIR)
         with replaced_at_once(folder) as draft, under_its_own_names(model) if is_checkpoint else nullcontext():
-            super()._save(draft, state_dict)
+            with self._without_token():  # upstream pickles the arguments into training_args.bin
+                super()._save(draft, state_dict)
             complete_adapter(self.accelerator.unwrap_model(self._plain_model), draft)
             if os.path.abspath(folder) != os.path.abspath(str(self.args.output_dir)):
                 create_model_card(self, checkpoint=folder).save(os.path.join(draft, "README.md"))
+
+    @contextmanager
+    def _without_token(self) -> Iterator[None]:
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            yield
+        finally:
+            self.args.hub_token = token
 
     # ---- the Hub ------------------------------------------------------------------------------------------------
 

@@ -331,6 +331,45 @@ def _llava() -> Any:
     return tf.LlavaForConditionalGeneration(config), {**answers(with_places(60, 4)), **image()}
 
 
+def _tiles() -> dict[str, torch.Tensor]:
+    """Each image whole and as one tile: 4 places, and 2 rows of 2 places with a line break."""
+    return {**answers(with_places(60, 10)), **image(16, 2), "image_sizes": torch.full((B, 2), 16)}
+
+
+@tiny("LlavaNextForConditionalGeneration")
+def _llava_next() -> Any:
+    config = tf.LlavaNextConfig(
+        text_config=LLAMA,
+        vision_config={**VISION, "model_type": "clip_vision_model"},
+        image_token_id=60,
+        image_token_index=60,
+        image_grid_pinpoints=[[16, 16]],
+    )
+    return tf.LlavaNextForConditionalGeneration(config), _tiles()
+
+
+@tiny("LlavaOnevisionForConditionalGeneration")
+def _llava_onevision() -> Any:
+    config = tf.LlavaOnevisionConfig(
+        text_config={**LLAMA, "model_type": "qwen2"},
+        vision_config={**VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        image_token_id=60,
+        image_token_index=60,
+        video_token_id=61,
+        video_token_index=61,
+        image_grid_pinpoints=[[16, 16]],
+    )
+    return tf.LlavaOnevisionForConditionalGeneration(config), _tiles()
+
+
+@tiny("VisualBertForMultipleChoice")
+def _visual_bert_choices() -> Any:
+    config, batch = _visual_bert(CLASSES)
+    choices = {name: value[:, None].expand(B, 2, *value.shape[1:]).clone() for name, value in batch.items()}
+    choices["input_ids"] = torch.randint(5, 50, choices["input_ids"].shape)
+    return tf.VisualBertForMultipleChoice(config), {**choices, **classes(2)}
+
+
 @tiny("SmolVLMForConditionalGeneration")
 def _smolvlm() -> Any:
     config = tf.SmolVLMConfig(text_config=LLAMA, vision_config=VISION, image_token_id=60, scale_factor=2, **SPECIAL)

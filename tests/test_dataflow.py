@@ -60,10 +60,10 @@ TRUTH = {
 }
 
 REFUSED = {
-    "BridgeTowerForContrastiveLearning": "computes a loss without labels",
-    "CLIPModel": "computes a loss without labels",
-    "SiglipModel": "computes a loss without labels",
-    "ClapModel": "computes a loss without labels",
+    "BridgeTowerForContrastiveLearning": "contrastive loss.*one modality alone has none",
+    "CLIPModel": "contrastive loss.*Use the model's towers and labels",
+    "SiglipModel": "contrastive loss.*Use the model's towers and labels",
+    "ClapModel": "contrastive loss.*Use the model's towers and labels",
     "WhisperForConditionalGeneration": "at least two modalities",
     "VisionEncoderDecoderModel": "at least two modalities",
     "SpeechEncoderDecoderModel": "at least two modalities",
@@ -92,6 +92,28 @@ def test_refused_architectures(name: str) -> None:
     model, batch = TINY[name]()
     with pytest.raises(ValueError, match=REFUSED[name]):
         find_modalities(model, batch)
+
+
+def test_return_loss_may_be_a_tensor_and_may_be_off() -> None:
+    """A Trainer's collator makes a tensor of each row's `True`, over which the model itself would stumble."""
+    model, batch = TINY["CLIPModel"]()
+    with pytest.raises(ValueError, match="`return_loss` in the batch asks CLIPModel for a contrastive loss"):
+        find_modalities(model, {**batch, "return_loss": torch.tensor([True, True, True])})
+    with pytest.raises(ValueError, match="not finite"):  # without it there are outputs only, and they are undefined
+        find_modalities(model, {**batch, "return_loss": False})
+
+
+def test_a_loss_without_labels_is_refused() -> None:
+    class Compares(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.text = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+
+        def forward(self, image: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": (self.image(image) - self.text(text)).square().mean()}
+
+    with pytest.raises(ValueError, match="computes a loss without labels"):
+        propose(Compares(), {"image": torch.rand(2, 4), "text": torch.rand(2, 4)})
 
 
 @pytest.mark.parametrize("toy", [toy for toy in TOYS if toy is not TiedEncoders])

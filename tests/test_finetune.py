@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 
 import hf_dgl.finetune
@@ -216,3 +218,10 @@ def test_the_trained_model_outlives_an_error_in_scoring(tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match="Cannot read the image"):
         finetune(make_recipe(tiny_recipe(tmp_path)))
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 10
+
+
+def test_the_address_of_what_was_uploaded() -> None:
+    for is_pushed, expected in ((True, "https://huggingface.co/user/digits"), (False, "")):
+        trainer: Any = SimpleNamespace(args=SimpleNamespace(push_to_hub=is_pushed), hub_model_id="user/digits")
+        result = FinetuneResult(None, None, trainer, {}, "out")  # type: ignore[arg-type]
+        assert result.hub_address.removeprefix(constants.ENDPOINT) == expected.removeprefix("https://huggingface.co")

@@ -118,6 +118,34 @@ def test_rows_streams_and_data_sets(pipeline: CrossModalPipeline) -> None:
     assert pipeline([]) == []
 
 
+def test_long_audio_is_read_in_windows(pipeline: CrossModalPipeline) -> None:
+    audio = np.sin(np.arange(8000) * np.linspace(0.01, 0.5, 8000)).astype(np.float32)
+    part = pipeline.processor.processors["audio"]
+    part.max_audio_seconds = 0.25  # as training would have noted: 4000 samples
+    try:
+        middle = pipeline(audio=audio)
+        assert middle["score"] == pytest.approx(pipeline(audio=audio[2000:6000])["score"], abs=1e-5)
+        windows = [pipeline(audio=piece, text="a digit") for piece in (audio[:4000], audio[4000:])]
+        logits = np.mean([np.log(list(answer["scores"].values())) for answer in windows], axis=0)
+        together = pipeline(audio=[audio, audio[:4000], None], text=["a digit"] * 3, long_audio="windows")
+        expected = np.exp(logits) / np.exp(logits).sum()
+        assert list(together[0]["scores"].values()) == pytest.approx(expected, abs=1e-4)
+        assert together[1]["scores"] == pytest.approx(windows[0]["scores"], abs=1e-4)
+        assert set(together[0]["modalities"]) == {"audio", "text"} and set(together[2]["modalities"]) == {"text"}
+        assert together[2]["scores"] == pytest.approx(pipeline(text="a digit")["scores"], abs=1e-4)
+    finally:
+        del part.max_audio_seconds
+    with pytest.raises(ValueError, match="long_audio: expected one of .'crop', 'windows'."):
+        pipeline(audio=audio, long_audio="window")
+
+
+def test_a_missing_file_gets_no_advice_about_data_files(pipeline: CrossModalPipeline) -> None:
+    with pytest.raises(ValueError, match=r"^'image': Cannot find the image file 'nowhere.png'\.$"):
+        pipeline(image="nowhere.png")
+    with pytest.raises(ValueError, match="Scale it first"):  # advice that is about the value itself stays
+        pipeline(image=np.zeros((4, 4), dtype=np.float32))
+
+
 def test_errors_name_the_row_or_become_answers(pipeline: CrossModalPipeline) -> None:
     images = [IMAGE, "nowhere.png", IMAGE]
     with pytest.raises(ValueError, match="^Row 1, 'image': Cannot find"):

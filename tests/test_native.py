@@ -14,7 +14,9 @@ import transformers as tf
 from datasets import Dataset
 from PIL import Image
 
+from hf_dgl.cli import main
 from hf_dgl.data import LabelSpec
+from hf_dgl.demo import build
 from hf_dgl.finetune import FinetuneResult, evaluate, finetune
 from hf_dgl.inference import CrossModalPipeline
 from hf_dgl.models import FlavaForSequenceClassification
@@ -144,11 +146,28 @@ def test_other_problem_types(
     assert metric in result.metrics["test"]
 
 
-def test_lxmert_reads_arrays_and_sizes_its_answers(checkpoints: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_lxmert_reads_arrays_and_sizes_its_answers(
+    checkpoints: dict[str, str], data: str, tmp_path: Path, capsys: Any
+) -> None:
     result = finetune(recipe_of(checkpoints["lxmert"], data, tmp_path, "three"))
     assert result.processor.modalities == ["visual_feats", "visual_pos", "text"]
     assert (result.model.config.num_qa_labels, result.model.config.num_labels) == (3, 3)
     assert {"accuracy", "accuracy_image", "accuracy_text"} <= set(result.metrics["test"])
+    pipe = CrossModalPipeline.from_pretrained(str(tmp_path), device="cpu")
+    assert [pipe.kind(name) for name in pipe.modalities] == ["array", "array", "text"]
+    with pytest.raises(ValueError, match="reads arrays of features .visual_feats, visual_pos., which nobody can type"):
+        build(pipe)
+    assert main(["predict", str(tmp_path), "--text", "is this a cat"]) == 2
+    assert "which a command line cannot give" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path), "--input", data, "--output", str(tmp_path / "answers.jsonl")]) == 0
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == ROWS
+
+
+def test_a_page_for_a_model_that_reads_all_offers_no_switches(result: FinetuneResult) -> None:
+    pipe = CrossModalPipeline.from_pretrained(result.output_dir, device="cpu")
+    parts = build(pipe).config["components"]
+    assert [part["props"]["visible"] for part in parts if part["type"] == "checkbox"] == [False, False]
+    assert not any("Switch one off" in str(part["props"].get("value")) for part in parts)
 
 
 def test_blip_writes_text_and_only_losses_are_measured(checkpoints: dict[str, str], data: str, tmp_path: Path) -> None:

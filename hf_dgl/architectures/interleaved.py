@@ -22,7 +22,7 @@ from hf_dgl.absence import (
 from hf_dgl.modalities import Modality
 
 from .architecture import Architecture
-from .sequence import ANSWER_NOTE, image_token_id, text_modality
+from .sequence import ANSWER_NOTE, LEARNS_TO_WRITE, image_token_id, text_modality
 
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
@@ -156,12 +156,16 @@ ROWS: dict[str, Architecture] = {
     "BlipForConditionalGeneration": _blip_row(_blip_caption, f"{_CLOSED} {_NO_PROMPT}", ANSWER_NOTE),
     "Blip2ForImageTextMatching": _blip_row(_blip2_matching, f"{_CLOSED} {_EMPTY}"),
     "MllamaForConditionalGeneration": _interleaved(
-        _mllama, f"No image: the cross-attention layers are skipped. {_NO_PROMPT}", ANSWER_NOTE
+        _mllama,
+        f"No image: the cross-attention layers are skipped. {_NO_PROMPT}",
+        f"{LEARNS_TO_WRITE} {ANSWER_NOTE}",
+        method="multimodal_truncation",
     ),
     "IdeficsForVisionText2Text": _interleaved(
         _idefics,
         f"No image: no token attends to it. {_NO_PROMPT}",
         "The model freezes text and image layers by default: set `freeze_text_layers` and `freeze_vision_layers` in "
-        f"its config to False to train them. {ANSWER_NOTE}",
+        f"its config to False to train them. {LEARNS_TO_WRITE} {ANSWER_NOTE}",
+        method="multimodal_truncation",
     ),
 }

@@ -62,6 +62,12 @@ ROWS: dict[str, Architecture] = {
         "Blip2ForImageTextRetrieval",
     ),
     **_refused(
+        "its choices differ in their text alone, so without the text all score alike and the image has no loss of its "
+        "own. Use VisualBertForVisualReasoning or VisualBertForQuestionAnswering on the same checkpoint, or train it "
+        "jointly by transformers.Trainer.",
+        "VisualBertForMultipleChoice",
+    ),
+    **_refused(
         "it raises on `labels`: training is not implemented upstream. Use ViltForQuestionAnswering with two answers "
         "(match or not) on the same checkpoint.",
         "ViltForImageAndTextRetrieval",

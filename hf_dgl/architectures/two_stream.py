@@ -78,7 +78,14 @@ ROWS: dict[str, Architecture] = {
         {"encoders": _flava}, absent="The modality is left out; the multimodal encoder reads the other's tokens."
     ),
     "BridgeTowerForImageAndTextRetrieval": _BRIDGETOWER,
-    "BridgeTowerForMaskedLM": _BRIDGETOWER,
+    "BridgeTowerForMaskedLM": Architecture(
+        {"encoders": _bridgetower},
+        absent="No image: its tokens are zero, and the text does not attend to them. No text: its tokens are zero, "
+        "and the words are predicted in their places from the image.",
+        method="multimodal_truncation",
+        note="Words are predicted in the text's places, which are zero when the text is absent, so the fusion has to "
+        "learn from the image alone, too.",
+    ),
     "LxmertForQuestionAnswering": Architecture(
         {"encoders": _lxmert},
         absent="No image: the regions are zero, and the text does not attend to them. No text: the empty text, i.e. "

@@ -25,6 +25,13 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, ...; default: the accelerator if there is one")
     parser.add_argument("--top_k", type=int, help="print only the so many best scores")
     parser.add_argument("--fused_only", action="store_true", help="leave out what each modality alone says (faster)")
+    parser.add_argument(
+        "--long_audio",
+        choices=["crop", "windows"],
+        default="crop",
+        help="of audio that is longer than training crops it to: its middle (default), or all of it in windows whose "
+        "scores are averaged",
+    )
     file = parser.add_argument_group("files")
     file.add_argument("--input", metavar="ROWS", help="a file of rows; paths in it are relative to its folder")
     file.add_argument("--output", metavar="ANSWERS", help="its suffix is the format: .jsonl, .csv or .parquet")
@@ -60,9 +67,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.input is not None:
         _predict_file(arguments, model, named)
         return
+    arrays = [name for name in model.modalities if model.kind(name) == "array"]
+    if arrays:
+        raise ValueError(
+            f"This model reads arrays of features ({', '.join(arrays)}), which a command line cannot give. Put rows "
+            "into a json or parquet file: --input rows.jsonl --output answers.jsonl. Or use hf_dgl.pipeline in Python."
+        )
     if not named:
         raise ValueError(f"Nothing to label: give at least one of {_spelled(model.modalities)}; or --input, --output.")
-    answer = model(**named, top_k=arguments.top_k, unimodal=not arguments.fused_only)
+    answer = model(**named, top_k=arguments.top_k, unimodal=not arguments.fused_only, long_audio=arguments.long_audio)
     print(json.dumps(answer, ensure_ascii=False))
 
 
@@ -84,6 +97,7 @@ def _predict_file(arguments: argparse.Namespace, model: Any, columns: dict[str, 
         top_k=arguments.top_k,
         unimodal=not arguments.fused_only,
         overwrite=arguments.overwrite,
+        long_audio=arguments.long_audio,
     )
     resumed = f", {done.num_resumed:,} of them by an earlier run" if done.num_resumed else ""
     errors = f"; {done.num_errors:,} could not be read (column `error`)" if done.num_errors else ""

@@ -59,3 +59,5 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if result.hub_address:
+        console.print(f"Uploaded: {result.hub_address}", soft_wrap=True, highlight=False)

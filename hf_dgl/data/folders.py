@@ -50,7 +50,8 @@ def _load_root(root: Path) -> datasets.Dataset:
         table = datasets.load_dataset(builder, data_files=str(root / name))["train"]
         if "file_name" not in table.column_names:
             raise ValueError(
-                f"{str(root / name)!r} needs a column 'file_name' (path relative to it); it has {table.column_names}."
+                f"{str(root / name)!r} needs a column 'file_name' (path relative to it); it has {table.column_names}. "
+                f"If other columns hold the paths, give the file itself: --data {root / name} --audio COLUMN."
             )
         paths = [value if value is None else str(root / value) for value in table["file_name"][:]]
         return replace_column(table, "file_name", paths, datasets.Value("string"), new_name="audio")

@@ -281,9 +281,10 @@ def _named_values(dataset: datasets.Dataset, column: str, split: str) -> list[An
     values = labels[column][:]
     nulls = [index for index, value in enumerate(values) if value is None or value != value]
     if nulls:
+        others = f", nor have {len(nulls) - 1} other rows" if len(nulls) > 1 else ""
         raise ValueError(
-            f"{row_name(dataset, nulls[0], split)} has no label (column {column!r} is null), nor have "
-            f"{len(nulls) - 1} other rows. Remove these rows or label them."
+            f"{row_name(dataset, nulls[0], split)} has no label (column {column!r} is null){others}. Label such rows, "
+            "or leave them out: --on_error skip."
         )
     feature = dataset.features[column]
     return [_ids_to_names(value, feature) for value in values]

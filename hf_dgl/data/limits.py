@@ -16,6 +16,9 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 UNLIMITED = int(1e9)  # upstream writes 1e30 where a tokenizer states no maximal length
+MAX_AUDIO_SECONDS = "max_audio_seconds"
+"""Entry of a saved feature extractor: a model that was trained on crops is to be asked about crops."""
+
 _STREAM_ROWS = 1000  # of a stream so many rows are looked at
 
 
@@ -34,11 +37,16 @@ def text_limit(processor: Any) -> int | None:
 def audio_limit(processor: Any) -> float | None:
     """Longest audio in seconds of which a feature extractor keeps everything; None: no limit, or no audio.
 
+    What training cropped audio to (`max_audio_seconds`) is kept in the feature extractor, and wins.
+
     Example:
         >>> from transformers import WhisperFeatureExtractor
         >>> audio_limit(WhisperFeatureExtractor())
         30.0
     """
+    cropped_to = getattr(processor, MAX_AUDIO_SECONDS, None)
+    if cropped_to is not None:
+        return float(cropped_to)
     name = type(processor).__name__
     if name == "ASTFeatureExtractor":  # frames of 25 ms, every 10 ms (kaldi's)
         return 0.025 + 0.01 * (processor.max_length - 1)
@@ -47,6 +55,13 @@ def audio_limit(processor: Any) -> float | None:
     if name.startswith("Clap") and processor.truncation == "rand_trunc":  # "fusion" sees long audio whole
         return float(processor.max_length_s)
     return None
+
+
+def remember_crops(processor: Any, max_audio_seconds: float | None) -> None:
+    """Notes in a processor's feature extractors what training crops audio to; they are saved with it."""
+    for name in processor.modalities if max_audio_seconds is not None else ():
+        if processor.sampling_rate(name) is not None:
+            setattr(processor.processors[name], MAX_AUDIO_SECONDS, max_audio_seconds)
 
 
 def crop_audio(samples_N: np.ndarray, max_samples: int, at_random: bool) -> np.ndarray:
@@ -61,6 +76,20 @@ def crop_audio(samples_N: np.ndarray, max_samples: int, at_random: bool) -> np.n
         return samples_N
     start = int(torch.randint(spare + 1, ())) if at_random else spare // 2
     return samples_N[start : start + max_samples]
+
+
+def audio_windows(samples_N: np.ndarray, max_samples: int) -> list[np.ndarray]:
+    """All of a waveform in as few windows of `max_samples` as cover it, evenly spaced.
+
+    Example:
+        >>> audio_windows(np.arange(5), 2)
+        [array([0, 1]), array([1, 2]), array([3, 4])]
+    """
+    count = -(-len(samples_N) // max_samples)
+    if count <= 1:
+        return [samples_N]
+    starts = np.linspace(0, len(samples_N) - max_samples, count).astype(int)
+    return [samples_N[start : start + max_samples] for start in starts]
 
 
 @dataclass(frozen=True)

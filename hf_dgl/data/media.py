@@ -26,7 +26,7 @@ _BROKEN_IMAGE += (Image.DecompressionBombError,)
 
 
 class UnreadableMedia(ValueError):
-    """A file that cannot be used; `reason` is its message without the advice."""
+    """A file that cannot be used; `reason` is its message without the advice, which is about rows of a data set."""
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(f"{reason} {advice}".strip())
@@ -81,8 +81,8 @@ def load_image(value: Any) -> Image.Image:
         raise _unreadable("image", what, error) from error
     if image.mode.startswith(("I", "F")):  # `convert` would clip these to white without a word
         raise UnreadableMedia(
-            f"The image in {what} has pixels of mode {image.mode!r}, expected 8 bit per channel.",
-            "Scale it first, e.g. (pixels / pixels.max() * 255).astype('uint8').",
+            f"The image in {what} has pixels of mode {image.mode!r}, expected 8 bit per channel. Scale it first, e.g. "
+            "(pixels / pixels.max() * 255).astype('uint8').",
         )
     return image.convert("RGB")
 

@@ -71,3 +71,14 @@ def test_text_is_no_input_of_a_speech_recogniser():
     assert set(batch) == {"input_features", "labels"}
     with pytest.raises(ValueError, match="one input modality"):
         modalities_of(model)
+
+
+def test_choices_that_differ_in_their_text_score_alike_without_it():
+    """What the refusal of VisualBertForMultipleChoice says: no gradient would ever reach the image alone."""
+    model, batch = TINY["VisualBertForMultipleChoice"]()
+    without_text = {**batch, "input_ids": torch.ones_like(batch["input_ids"])}
+    loss = model(**without_text)["loss"]
+    torch.testing.assert_close(loss, torch.tensor(2.0).log())
+    loss.backward()
+    seen = model.visual_bert.embeddings.visual_projection.weight.grad
+    assert float(seen.abs().max()) < 1e-6

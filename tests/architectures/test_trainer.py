@@ -122,3 +122,14 @@ def test_without_a_problem_type_it_says_how_to_see_accuracies(tmp_path, caplog):
     arguments = DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
     metrics = DGLTrainer(model, arguments, eval_dataset=Rows(batch, 6)).evaluate()
     assert {"eval_accuracy", "eval_accuracy_image", "eval_accuracy_text"} <= set(metrics)
+
+
+def test_a_token_reaches_no_file(tmp_path):
+    token = "hf_" + "secret" * 6
+    trainer = make("FlavaForSequenceClassification", tmp_path, hub_token=token)
+    trainer.train()
+    trainer.save_model()
+    assert trainer.args.hub_token == token
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.name == "training_args.bin" for file in files)
+    assert not [file for file in files if token.encode() in file.read_bytes()]

@@ -95,6 +95,13 @@ def test_null_label_names_the_row(values):
         LabelSpec.from_dataset(dataset_of(values))
 
 
+def test_the_other_rows_without_a_label_are_counted():
+    with pytest.raises(ValueError, match="null\\), nor have 2 other rows. Label"):
+        LabelSpec.from_dataset(dataset_of(["a", None, None, None]))
+    with pytest.raises(ValueError, match="null\\). Label such rows, or leave them out: --on_error skip"):
+        LabelSpec.from_dataset(dataset_of(["a", None]))
+
+
 def test_nan_is_no_label():
     with pytest.raises(ValueError, match="Row 1 of split 'train' has no label"):
         LabelSpec.from_dataset(dataset_of([0.5, float("nan")]))

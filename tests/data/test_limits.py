@@ -7,7 +7,15 @@ from datasets import Dataset, DatasetDict
 from transformers import ASTFeatureExtractor, ClapFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from hf_dgl.data import CrossModalCollator, load_data
-from hf_dgl.data.limits import audio_limit, count_long_texts, crop_audio, report_long_texts, text_limit
+from hf_dgl.data.limits import (
+    audio_limit,
+    audio_windows,
+    count_long_texts,
+    crop_audio,
+    remember_crops,
+    report_long_texts,
+    text_limit,
+)
 from hf_dgl.data.preparation import prepare_splits
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.models.processing_cross_modal import train_tokenizer
@@ -47,6 +55,29 @@ def test_crops():
     assert crop_audio(samples, 200, at_random=True) is samples
     starts = {int(crop_audio(samples, 10, at_random=True)[0]) for _ in range(2000)}
     assert starts == set(range(91)), "every place, the last one included"
+
+
+def test_windows_cover_everything():
+    samples = np.arange(100)
+    assert audio_windows(samples, 100)[0] is samples
+    for size in (7, 30, 50, 99):
+        windows = audio_windows(samples, size)
+        assert len(windows) == -(-100 // size) and {len(window) for window in windows} == {size}
+        assert set(np.concatenate(windows)) == set(range(100))
+
+
+def test_what_training_crops_to_is_saved_with_the_processor(processor, tmp_path):
+    """The pipeline is to hear what training heard: a minute of audio for a model of 2-second crops is another task."""
+    assert audio_limit(processor.processors["audio"]) is None
+    try:
+        remember_crops(processor, 2.0)
+        processor.save_pretrained(tmp_path)
+        loaded = type(processor).from_pretrained(tmp_path)
+        assert audio_limit(loaded.processors["audio"]) == 2.0
+        collated = CrossModalCollator(loaded)([{"audio": np.zeros(5 * 16000, dtype=np.float32)}])
+        assert collated["audio"]["input_values"].shape[1] == 2 * 16000
+    finally:
+        del processor.processors["audio"].max_audio_seconds
 
 
 def test_collator_crops_at_random_in_training_and_in_the_middle_else(processor):
