@@ -1,4 +1,4 @@
-"""What the published baselines (`baselines.py`) add to the Trainer: a class between it and `DGLTrainer`.
+"""What the published baselines (`methods.py`) add to the Trainer: a class between it and `DGLTrainer`.
 
 | method | when | what |
 |---|---|---|
@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .baselines import ALL_METHODS, G_BLENDING, OGM_GE, UNIMODAL
 from .blending import Blending
 from .callbacks import BlendAtEvaluations
 from .data.labels import SINGLE_LABEL
-from .disentangle import Disentangled, Method
+from .disentangle import Disentangled
+from .methods import ALL_METHODS, G_BLENDING, OGM_GE, UNIMODAL, Method
 from .modulation import Modulation
 from .outputs import entry, first_prediction
 from .saving import SavingTrainer

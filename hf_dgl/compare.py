@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from .baselines import UNIMODAL
 from .comparison import Comparison, Result
 from .comparison.plan import Run, plan
+from .methods import UNIMODAL
 from .recipe import Recipe, load_recipe
 
 fcntl: Any

@@ -26,7 +26,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,29 +39,6 @@ from .outputs import DisentangledOutput, entry, extended, loss_of
 from .passes import MULTIMODAL, Pass, Routing, Run, gradient_only, passes_of_a_step, recompute_under
 
 logger = logging.getLogger(__name__)
-
-
-class Method(NamedTuple):
-    """The three settings that make a method; `alpha` is None where the user chooses it.
-
-    With `adaptive`, `alpha` is a factor of weights that follow the training (`adaptive.py`).
-    """
-
-    alpha: float | None
-    multimodal_to_encoders: float
-    unimodal_to_fusion: bool
-    adaptive: bool = False
-
-
-METHODS: dict[str, Method] = {
-    "joint": Method(alpha=0.0, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
-    "auxiliary": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=True),
-    "multimodal_truncation": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=True),
-    "unimodal_truncation": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
-    "dgl": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=False),
-    "adaptive_dgl": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False, adaptive=True),
-}
-"""The paper's method, its ablations and plain joint training, as settings of [`disentangle`]."""
 
 
 def disentangle(

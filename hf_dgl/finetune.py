@@ -21,10 +21,10 @@ from transformers.utils import logging
 
 from hf_dgl.adapters import ADAPTER_FILES, check_settings, load_model
 from hf_dgl.assembly import assemble, parts_to_score, writes_text
-from hf_dgl.baselines import AS_PUBLISHED
 from hf_dgl.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.data.labels import SINGLE_LABEL
+from hf_dgl.methods import AS_PUBLISHED
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.native import NativeProcessor
 from hf_dgl.recipe import Recipe

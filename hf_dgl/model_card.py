@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hf_dgl.baselines import IN_WORDS
 from hf_dgl.curves import PICTURES
+from hf_dgl.methods import IN_WORDS
 from hf_dgl.models.encoders import encoder_class
 from hf_dgl.picture import MODEL_PICTURE
 from hf_dgl.results import HEADLINES, results_so_far, results_table

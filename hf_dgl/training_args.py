@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .baselines import ALL_METHODS, AS_PUBLISHED, UNIMODAL
+from .methods import ALL_METHODS, AS_PUBLISHED, UNIMODAL
 from .modalities import did_you_mean
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .baselines import UNIMODAL
+from .methods import UNIMODAL
 from .modalities import did_you_mean
 
 _NOT_BY_MODALITY = ("dataset_name", "peft")

@@ -10,7 +10,8 @@ from scipy.stats import entropy
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.adaptive import ChanceLevel, Explained, adapt
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 from hf_dgl.passes import MULTIMODAL
 from tests.oracle import Concat, gradients, make_toy, max_difference, toy_batch
 from tests.tiny import tiny_batch, tiny_model

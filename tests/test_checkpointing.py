@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hf_dgl.architectures import modalities_of
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
 
 from .oracle import Attention, Bypass, Concat, Interleaved, TiedToHead, gradients, make_toy, max_difference, toy_batch

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hf_dgl.architectures import modalities_of
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
 
 from .oracle import gradients, max_difference

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hf_dgl.architectures import modalities_of
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
 
 from .oracle import gradients, max_difference, oracle

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 from hf_dgl.modalities import FUSION
 
 from .oracle import (

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hf_dgl.adapters import add_adapters
 from hf_dgl.architectures import modalities_of
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 
 from .oracle import Interleaved, TiedToHead, gradients, make_toy, max_difference, oracle, toy_batch
 from .test_checkpointing import checkpointed

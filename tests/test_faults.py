@@ -24,7 +24,7 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_dgl.checkpoints import explaining_a_full_disk, fault, newest_complete, replaced_at_once, to_resume
-from hf_dgl.disentangle import METHODS
+from hf_dgl.methods import METHODS
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification
 from hf_dgl.trainer import DGLTrainer
 from tests.oracle import Interleaved, make_toy, toy_batch

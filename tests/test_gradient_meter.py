@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from hf_dgl.architectures import modalities_of
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
 from hf_dgl.gradient_meter import COSINE, RATIO, GradientMeter
+from hf_dgl.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
 
 from .oracle import (

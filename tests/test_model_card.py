@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from hf_dgl import curves, saving
-from hf_dgl.baselines import BASELINES, IN_WORDS
 from hf_dgl.finetune import FinetuneResult, finetune
+from hf_dgl.methods import BASELINES, IN_WORDS
 from hf_dgl.model_card import create_model_card
 from hf_dgl.recipe import make_recipe
 from hf_dgl.trainer import DGLTrainer

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_dgl.baselines import ALL_METHODS, AS_PUBLISHED, OGM_GE, UNIMODAL
+from hf_dgl.methods import ALL_METHODS, AS_PUBLISHED, OGM_GE, UNIMODAL
 from hf_dgl.modalities import did_you_mean
 from hf_dgl.recipe import Recipe, load_recipe
 from hf_dgl.unimodal import encoders_of

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_dgl.baselines import UNIMODAL
+from hf_dgl.methods import UNIMODAL
 from hf_dgl.results import HEADLINES, Table
 
 from .picture import plot_comparison

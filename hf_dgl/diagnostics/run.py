@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from hf_dgl.assembly import assemble, writes_text
-from hf_dgl.baselines import UNIMODAL
 from hf_dgl.contribution import constant_score
 from hf_dgl.data.labels import SINGLE_LABEL
 from hf_dgl.finetune import _prepare as prepare
 from hf_dgl.finetune import _trainer as make_trainer
+from hf_dgl.methods import UNIMODAL
 from hf_dgl.metrics import SCORERS, labelled
 from hf_dgl.recipe import Recipe, load_recipe, read_overrides
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.disentangle import METHODS, disentangle
+from hf_dgl.disentangle import disentangle
+from hf_dgl.methods import METHODS
 from tests.architectures_tiny import TINY
 
 TIER_A = [

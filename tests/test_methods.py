@@ -8,9 +8,9 @@ import yaml
 from transformers import Trainer
 
 from hf_dgl import compare as module
-from hf_dgl.baselines import ALL_METHODS
 from hf_dgl.comparison.plan import plan
 from hf_dgl.finetune import evaluate, finetune
+from hf_dgl.methods import ALL_METHODS
 from hf_dgl.recipe import build_parser, load_recipe, make_recipe
 from hf_dgl.trainer import DGLTrainer
 from hf_dgl.unimodal import with_one_modality

@@ -1,19 +1,44 @@
-"""What DGL is compared with, in the same code path: methods that others published, and training one modality alone.
+"""The methods by name: DGL, its ablations, and what it is compared with, in the same code path.
 
 | method | the losses and their routing | what comes on top |
 |---|---|---|
 | `joint` | the multimodal loss trains everything | nothing: it is a plain `Trainer` |
+| `auxiliary`, `*_truncation`, `dgl` | the three settings of [`disentangle`] | nothing |
+| `adaptive_dgl` | as `unimodal_truncation` | weights of the unimodal losses that follow the training (`adaptive.py`) |
 | `ogm_ge` | as `joint` | the dominant encoders' gradients are scaled down (`modulation.py`) |
 | `g_blending` | as `auxiliary`, nothing is truncated | weights of the losses, anew at evaluations (`blending.py`) |
 | `unimodal` | as `joint`, of a model that has one encoder only | the other encoders are not built (`unimodal.py`) |
 
-They take their own settings as published: gradients are clipped by one norm over all parameters, and no share of the
-multimodal gradient is held back.
+The last three are by others, and take their own settings as published: gradients are clipped by one norm over all
+parameters, and no share of the multimodal gradient is held back.
 """
 
 from __future__ import annotations
 
-from .disentangle import METHODS, Method
+from typing import NamedTuple
+
+
+class Method(NamedTuple):
+    """The three settings that make a method; `alpha` is None where the user chooses it.
+
+    With `adaptive`, `alpha` is a factor of weights that follow the training (`adaptive.py`).
+    """
+
+    alpha: float | None
+    multimodal_to_encoders: float
+    unimodal_to_fusion: bool
+    adaptive: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "joint": Method(alpha=0.0, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
+    "auxiliary": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=True),
+    "multimodal_truncation": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=True),
+    "unimodal_truncation": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False),
+    "dgl": Method(alpha=None, multimodal_to_encoders=0.0, unimodal_to_fusion=False),
+    "adaptive_dgl": Method(alpha=None, multimodal_to_encoders=1.0, unimodal_to_fusion=False, adaptive=True),
+}
+"""The paper's method, its ablations and plain joint training, as settings of [`disentangle`]."""
 
 OGM_GE, G_BLENDING, UNIMODAL = "ogm_ge", "g_blending", "unimodal"
 
