@@ -6,6 +6,10 @@
 
 Every modality is a sentence that tells a number by one of its words, among other words; a small BERT is trained on it
 from scratch. Which number it tells, and what the label is, makes the task.
+
+The benchmark was run once, with everything chosen on `dev` and committed before: eleven of twelve are named as
+intended. `class_and_relation` is named redundant: there each modality alone rules out labels, and late fusion of the
+two, which only adds up log probabilities, already tells every label.
 """
 
 from __future__ import annotations

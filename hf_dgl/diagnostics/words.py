@@ -11,7 +11,7 @@ from .regime import MIXED, REDUNDANT, SYNERGY, UNCLEAR, USELESS, Regime
 
 _TITLES = {metric: title for titles in HEADLINES.values() for metric, title in titles.items()}
 _VERDICTS = ("suppressed", "slightly suppressed", "not suppressed")
-_CLEAR = 0.02  # difference of two probes, below which nothing is said
+_CLEAR = 0.02  # difference of two scores, below which nothing is said
 _UNLEARNED = 0.1  # of the labels explained, by which another fusion is ahead
 
 _METHODS = {
@@ -103,19 +103,22 @@ def regime_in_words(regime: Regime | None, own: Regime | None) -> list[str]:
         UNCLEAR: "**Unclear:** no model has learned the task in this short run.",
     }
     alone = ", ".join(f"{name} {_with(share, intervals.get(name))}" for name, share in found.alone.items())
+    joint = "joint training" if regime is own else "joint training with a bilinear fusion"
     said = (
         f"{heads[regime.name]} Of the labels, trained alone explains: {alone}; late fusion of these "
-        f"{_with(found.late, intervals.get('late fusion'))}; joint training "
-        f"{_with(found.joint, intervals.get('joint'))}."
+        f"{_with(found.late, intervals.get('late fusion'))}; {joint} {_with(found.joint, intervals.get('joint'))}."
     )
     if useless and regime.name != USELESS:
         said += f" {_and(useless)} looks useless: it explains nothing alone, and is not missed."
-    if regime.name == REDUNDANT and found.late > found.joint + 0.02:
-        said += " Late fusion of separately trained models is ahead of joint training: that is what DGL is for."
-    if found.joint - own.explained.joint > _UNLEARNED:
+    if regime.name == REDUNDANT and found.late > own.explained.joint + _CLEAR:
         said += (
-            " Joint training is here that with a bilinear fusion: the recipe's own fusion explains only "
-            f"{own.explained.joint:.2f} after as many steps, and needs longer training for the rest."
+            f" The recipe's joint training explains less than late fusion ({own.explained.joint:.2f}): its encoders "
+            "have lost something that DGL would keep."
+        )
+    elif found.joint - own.explained.joint > _UNLEARNED:
+        said += (
+            f" The recipe's own fusion explains only {own.explained.joint:.2f} after as many steps: it needs longer "
+            "training for the rest."
         )
     return [said, _how_sure(regime)]
 

@@ -167,8 +167,13 @@ def test_how_sure() -> None:
 
 def test_a_fusion_that_has_not_learned_what_a_bilinear_one_has_is_told() -> None:
     text = " ".join(with_regime("synergy", own=0.05).verdict())
-    assert "the recipe's own fusion explains only 0.05" in text
+    assert "The recipe's own fusion explains only 0.05" in text and "with a bilinear fusion" in text
     assert "bilinear" not in " ".join(with_regime("synergy").verdict())
+
+
+def test_what_dgl_would_keep() -> None:
+    assert "lost something that DGL would keep" in " ".join(with_regime("redundant", own=0.8).verdict())
+    assert "lost something" not in " ".join(with_regime("redundant", own=0.95).verdict())
 
 
 def test_nan_is_null_in_json() -> None:
