@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import json
@@ -14,23 +15,27 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
+from hf_dgl.cli.compare import add_parser
+from hf_dgl.comparison.plan import plan
+from hf_dgl.data.two_digits import TWO_DIGITS
 from hf_dgl.recipe import load_recipe, make_recipe, split_words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "recipes" / "results" / "README.md").read_text(encoding="utf-8")
 SHORT = ["--max_steps", "2", "--max_train_samples", "64", "--max_eval_samples", "32", "--eval_strategy", "no"]
-NEEDS_MORE = {"compare", "push", "export", "demo", "my_recipe.yaml", "my.csv", "rows.jsonl"}
+NEEDS_MORE = {"compare", "diagnose", "push", "export", "demo", "my_recipe.yaml", "my.csv", "rows.jsonl"}
 """Words of commands that the tests of their own run, or that need data and checkpoints which are not here."""
 SHORT += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
-def commands():
-    """Every `hf-dgl` command of the README as words, without comments."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+def commands(page=README):
+    """Every `hf-dgl` command of a page as words, without comments."""
+    lines = [line for block in blocks("bash", page) for line in block.splitlines()]
     parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return [words[1:] for words in parts if words and words[0] == "hf-dgl"]
 
@@ -77,6 +82,26 @@ def test_every_command_exists(capsys):
         with pytest.raises(SystemExit) as exit_code:
             main([name, "--help"])
         assert exit_code.value.code == 0
+
+
+@pytest.mark.parametrize("page", [README, RESULTS], ids=["readme", "results"])
+def test_comparisons_can_be_planned(page, tmp_path, monkeypatch):
+    """Recipe, methods, seeds and overrides of every `hf-dgl compare` fit together."""
+    monkeypatch.chdir(ROOT)
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(), argparse.ArgumentParser(add_help=False))
+    found = [words for words in commands(page) if words[0] == "compare"]
+    assert len(found) >= 2
+    for words in found:
+        for task in TWO_DIGITS if any("$task" in word for word in words) else [""]:
+            given, rest = parser.parse_known_args([word.replace("$task", task) for word in words])
+            assert plan(given.recipe, given.methods.split(","), given.seeds, tmp_path, rest)
+
+
+def test_the_results_have_every_task_of_two_digits():
+    assert [task for task in TWO_DIGITS if f"`{task}`" not in RESULTS] == []
+    (loop,) = re.findall(r"for task in ([\w ]+);", RESULTS)
+    assert set(loop.split()) == set(TWO_DIGITS)
 
 
 def test_the_recipe_is_one():
