@@ -15,9 +15,9 @@ Full DGL starves the encoders there.
 `adaptive_dgl` is joint training, the multimodal gradient reaching every encoder. To it the unimodal losses are added
 (they never reach the fusion, as in DGL) with the weights
 
-    α_m = alpha_m · 1/2 · R⁸ · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²
+    α_m = alpha_m · R¹² · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²
 
-R⁸ closes at once where R falls below 1. The third factor spares a modality that says nothing, the last one waits until
+R¹² closes at once where R falls below 1. The second factor spares a modality that says nothing, the last one waits until
 the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first.
 """
 
@@ -176,7 +176,7 @@ def adapt(handle: Disentangled, explained: Explained, alpha: Mapping[str, float]
     together = shares.pop(MULTIMODAL)
     reference = together.clamp(min=_LEAST)
     redundancy = (torch.stack(list(shares.values())).sum() / reference).clamp(max=1.0)
-    gate = 0.5 * redundancy**8 * (together / 0.4).clamp(max=1.0) ** 2
+    gate = redundancy**12 * (together / 0.4).clamp(max=1.0) ** 2
     for name, share in shares.items():
         weight = gate * (3 * share / reference).clamp(max=1.0)
         handle.alpha[name] = alpha[name] * weight.float()  # type: ignore[assignment]
