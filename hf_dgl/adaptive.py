@@ -17,8 +17,8 @@ Full DGL starves the encoders there.
 
     α_m = alpha_m · R¹² · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²
 
-R¹² closes at once where R falls below 1. The second factor spares a modality that says nothing, the last one waits until
-the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first.
+R¹² closes at once where R falls below 1. The second factor spares a modality that says nothing, the last one waits
+until the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first.
 """
 
 from __future__ import annotations
