@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HEADLINES = {
     "single_label_classification": {"accuracy": "accuracy", "f1": "macro-F1"},
@@ -84,3 +84,18 @@ def plain_metrics(metrics: Mapping[str, float], prefix: str) -> dict[str, float]
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if key.startswith(f"{prefix}_")}
     return {key: value for key, value in found.items() if not key.endswith(timings)}
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinity, which JSON does not know, as null; also inside of mappings and lists.
+
+    Example:
+
+        >>> finite({"accuracy": 0.5, "deviation": float("nan")})
+        {'accuracy': 0.5, 'deviation': None}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_dgl.methods import UNIMODAL
-from hf_dgl.results import HEADLINES, Table
+from hf_dgl.results import HEADLINES, Table, finite
 
 from .picture import plot_comparison
 from .statistics import MIN_SEEDS, Paired, Spread, paired
@@ -236,7 +236,7 @@ class Comparison:
             against_joint = self.against_joint(variant, f"{self.metric}_{modality}")
             entry = {"modality": modality, "settings": dict(variant.settings), self.metric: spread._asdict()}
             alone.append({**entry, "against_joint": against_joint and against_joint._asdict()})
-        return _finite(
+        return finite(
             {
                 "recipe": self.recipe,
                 "metric": self.metric,
@@ -338,12 +338,3 @@ def _markdown(table: Table) -> list[str]:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON does not know, as null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_dgl.figures import new_figure
-from hf_dgl.results import Table
+from hf_dgl.results import Table, finite
 
 from .callback import SUPPRESSED, Suppression, suppression
 from .regime import Regime
@@ -135,7 +135,7 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Every number and the verdict, ready for JSON (what is unknown is null)."""
         gradients = {name: found._asdict() | {"verdict": found.verdict()} for name, found in self.gradients.items()}
-        return _finite(
+        return finite(
             {
                 "recipe": self.recipe,
                 "steps": self.steps,
@@ -220,12 +220,3 @@ def _line(axes: Any, name: str, points: Sequence[tuple[float, float]], colour: s
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON does not know, as null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import torch
-import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_dgl.blending import Blending
 from hf_dgl.disentangle import disentangle
 from hf_dgl.modulation import Modulation
+from tests.distributed.two_processes import in_two_processes
 from tests.oracle import Concat, gradients, make_toy, toy_batch
 
 
@@ -29,22 +28,16 @@ def modulated(wrapped, model, batch) -> dict:
     return {"gradients": gradients(model), "coefficients": modulation.logs(), "weights": blending.weights}
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def work(rank: int, folder: str) -> None:
     torch.manual_seed(rank)  # the noise does not come from the processes' own generators
     model = make_toy(Concat)
     torch.manual_seed(rank)
     batch = {key: value[rank::2] for key, value in toy_batch(model).items()}
     torch.save(modulated(DistributedDataParallel(model), model, batch), Path(folder, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_do_what_one_does(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    in_two_processes(work, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     model = make_toy(Concat)
     alone = modulated(model, model, toy_batch(model))
