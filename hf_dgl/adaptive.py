@@ -15,10 +15,12 @@ Full DGL starves the encoders there.
 `adaptive_dgl` is joint training, the multimodal gradient reaching every encoder. To it the unimodal losses are added
 (they never reach the fusion, as in DGL) with the weights
 
-    α_m = alpha_m · R¹² · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²
+    α_m = alpha_m · max(0.03, R¹² · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²)
 
-R¹² closes at once where R falls below 1. The second factor spares a modality that says nothing, the last one waits
-until the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first.
+R¹² closes at once where R falls below 1. The second factor spares a modality that says nothing, the third waits until
+the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first. The 0.03
+keep the fusion's answers to one modality calibrated: without them an encoder that is never asked alone may look as if
+it told nothing (a bilinear fusion), and the gate would stay shut.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from .passes import MULTIMODAL
 _DECAY = 0.95  # of the running losses, per step
 
 _LEAST = 0.05  # of the labels explained, below which ratios to it mean nothing
+
+_LEAST_WEIGHT = 0.03  # of a unimodal loss
 
 
 class ChanceLevel:
@@ -178,7 +182,7 @@ def adapt(handle: Disentangled, explained: Explained, alpha: Mapping[str, float]
     redundancy = (torch.stack(list(shares.values())).sum() / reference).clamp(max=1.0)
     gate = redundancy**12 * (together / 0.4).clamp(max=1.0) ** 2
     for name, share in shares.items():
-        weight = gate * (3 * share / reference).clamp(max=1.0)
+        weight = (gate * (3 * share / reference).clamp(max=1.0)).clamp(min=_LEAST_WEIGHT)
         handle.alpha[name] = alpha[name] * weight.float()  # type: ignore[assignment]
 
 

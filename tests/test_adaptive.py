@@ -69,11 +69,12 @@ def test_a_step_without_a_modality_leaves_its_share_alone():
     [
         ((0.8, 0.6, 0.4), (1.0, 1.0)),  # redundant: together they tell less than the sum of what each tells
         ((0.8, 0.8, 0.2), (1.0, 3 * 0.2 / 0.8)),  # the text tells little
-        ((0.8, 0.8, 0.0), (1.0, 0.0)),  # the text is useless
-        ((0.8, 0.4, 0.2), (0.75**12, 0.75**12 * 0.75)),  # they complete one another
-        ((0.9, 0.0, 0.0), (0.0, 0.0)),  # synergy
+        ((0.8, 0.8, 0.0), (1.0, 0.03)),  # the text is useless
+        ((0.8, 0.5, 0.2), (0.875**12, 0.875**12 * 0.75)),  # they complete one another a little
+        ((0.8, 0.4, 0.2), (0.75**12, 0.03)),  # more
+        ((0.9, 0.0, 0.0), (0.03, 0.03)),  # synergy
         ((0.2, 0.2, 0.2), (0.25, 0.25)),  # nothing much is learned yet
-        ((0.0, 0.0, 0.0), (0.0, 0.0)),
+        ((0.0, 0.0, 0.0), (0.03, 0.03)),
     ],
 )
 def test_the_weights_by_hand(explained_by, weights):
