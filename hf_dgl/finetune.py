@@ -107,11 +107,11 @@ def finetune(recipe: Recipe) -> FinetuneResult:
             "streaming: nobody knows how long a stream is, so say how many steps to train, e.g. `--max_steps 1000` "
             f"(got max_steps={training.max_steps}). An epoch has rows / per_device_train_batch_size steps."
         )
-    _prepare(training)
+    prepare(training)
     with _token_kept_out_of_files(training):
         parts = assemble(recipe)
         splits = parts.splits
-        trainer = _trainer(training, parts.model, parts.processor, splits, parts.collator)
+        trainer = build_trainer(training, parts.model, parts.processor, splits, parts.collator)
         trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
         training.eval_on_start = checkpoint is None and "validation" in splits
@@ -148,9 +148,9 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         str(model_id) if os.path.isdir(model_id) else wanted.output_dir,
         **{name: getattr(wanted, name) for name in _EVALUATION_ARGUMENTS} | _method_of_evaluation(wanted),
     )
-    _prepare(training)
+    prepare(training)
     parts = parts_to_score(model_id, recipe, split)
-    trainer = _trainer(training, parts.model, parts.processor, {}, parts.collator)
+    trainer = build_trainer(training, parts.model, parts.processor, {}, parts.collator)
     (rows,) = parts.splits.values()
     return plain_metrics(trainer.predict(rows).metrics or {}, "test")
 
@@ -160,20 +160,37 @@ def _method_of_evaluation(wanted: DGLTrainingArguments) -> dict[str, str]:
     return {"method": "joint"} if wanted.method in AS_PUBLISHED else {}
 
 
-def _prepare(training: DGLTrainingArguments) -> None:
-    """Seeds everything before the model's new weights are drawn (the Trainer would do so only later)."""
+def prepare(training: DGLTrainingArguments) -> None:
+    """Seeds everything before the model's new weights are drawn (the Trainer would do so only later).
+
+    Example:
+
+        >>> prepare(recipe.training)
+        >>> parts = assemble(recipe)
+    """
     enable_full_determinism(training.seed) if training.full_determinism else set_seed(training.seed)
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns at every data loader
 
 
-def _trainer(
+def build_trainer(
     training: DGLTrainingArguments,
     model: Any,
     processor: Any,
     splits: Mapping[str, Dataset],
     collator: CrossModalCollator,
 ) -> DGLTrainer:
+    """The Trainer of what [`assemble`] put together.
+
+    Args:
+        training: Of the recipe.
+        model, processor, collator: See [`hf_dgl.assembly.Parts`].
+        splits: Of which `train` and `validation` are used, if they are there.
+
+    Example:
+
+        >>> build_trainer(recipe.training, parts.model, parts.processor, parts.splits, parts.collator).train()
+    """
     if writes_text(processor):  # there are no class scores, and what the model gives besides would fill the memory
         training.prediction_loss_only = True
     return DGLTrainer(

@@ -100,7 +100,7 @@ class Logger(TrainerCallback):
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FinetuneResult, Logger, Path]:
     import hf_dgl.finetune
 
-    logger, make = Logger(), hf_dgl.finetune._trainer
+    logger, make = Logger(), hf_dgl.finetune.build_trainer
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
 
     def with_logger(*args: Any) -> Any:
@@ -108,7 +108,7 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FinetuneRes
         trainer.add_callback(logger)
         return trainer
 
-    monkeypatch.setattr(hf_dgl.finetune, "_trainer", with_logger)
+    monkeypatch.setattr(hf_dgl.finetune, "build_trainer", with_logger)
     pytest.importorskip("tensorboard")
     values = tiny_recipe(tmp_path / "out", eval_strategy="steps", eval_steps=1, report_to="tensorboard")
     return finetune(make_recipe(values)), logger, tmp_path / "tensorboard"

@@ -15,8 +15,7 @@ import torch
 from hf_dgl.assembly import assemble, writes_text
 from hf_dgl.contribution import constant_score
 from hf_dgl.data.labels import SINGLE_LABEL
-from hf_dgl.finetune import _prepare as prepare
-from hf_dgl.finetune import _trainer as make_trainer
+from hf_dgl.finetune import build_trainer, prepare
 from hf_dgl.methods import UNIMODAL
 from hf_dgl.metrics import SCORERS, labelled
 from hf_dgl.recipe import Recipe, load_recipe, read_overrides
@@ -118,12 +117,12 @@ class _Run:
         prepare(recipe.training)
         parts = assemble(recipe)
         if "validation" not in parts.splits:
-            raise ValueError("There is no validation split to judge by: set `validation_split_percentage`.")
+            raise ValueError("There is no validation split to judge by: name one with `validation_split`.")
         training = recipe.training
         self.steps = training.max_steps = steps or min(MAX_STEPS, _own_steps(recipe, len(parts.splits["train"])))
         training.logging_steps = max(1, self.steps // _POINTS)
         self.callback = DiagnoseGradients(every=max(1, training.logging_steps // 2))
-        trainer = make_trainer(training, parts.model, parts.processor, parts.splits, parts.collator)
+        trainer = build_trainer(training, parts.model, parts.processor, parts.splits, parts.collator)
         if is_watched:
             trainer.add_callback(self.callback)
         trainer.train()
