@@ -208,7 +208,7 @@ def main(words: list[str]) -> int:
     """Prints a table; the exit code is the number of tasks whose regime was named wrongly."""
     from contextlib import redirect_stdout
 
-    from hf_dgl.diagnostics import diagnose
+    from hf_dgl.analysis.diagnosis import diagnose
 
     tasks = DEV if words == ["dev"] else [task for task in DEV + BENCHMARK if task.name in words] or BENCHMARK
     wrong = 0

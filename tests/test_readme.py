@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from hf_dgl.analysis.comparison.plan import plan
 from hf_dgl.cli import main
 from hf_dgl.cli.compare import add_parser
-from hf_dgl.comparison.plan import plan
 from hf_dgl.data.two_digits import TWO_DIGITS
-from hf_dgl.recipe import load_recipe, make_recipe, split_words
+from hf_dgl.recipe.recipe import load_recipe, make_recipe, split_words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@
 """
 
 from .architecture import Architecture
-from .lookup import ARCHITECTURES, architecture_of, below_adapters, modalities_of
+from .attach import disentangle
+from .lookup import ARCHITECTURES, architecture_of, modalities_of
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "below_adapters", "modalities_of"]
+__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "disentangle", "modalities_of"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_dgl.modalities import Modality
+from hf_dgl.method.modalities import Modality
 
 Declare = Callable[[Any], Mapping[str, Modality]]
 """From a model's config to its modalities."""

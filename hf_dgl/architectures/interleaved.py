@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_dgl.absence import (
+from hf_dgl.method.absence import (
     Call,
     after_first,
     first_token_only,
@@ -19,7 +19,7 @@ from hf_dgl.absence import (
     prompt_tokens,
     text_tokens,
 )
-from hf_dgl.modalities import Modality
+from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture
 from .sequence import ANSWER_NOTE, LEARNS_TO_WRITE, image_token_id, text_modality

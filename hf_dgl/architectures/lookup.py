@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hf_dgl.modalities import Modality, did_you_mean
+from hf_dgl.method.forward_call import below_adapters
+from hf_dgl.method.modalities import Modality, did_you_mean
 
 from . import interleaved, refused, sequence, single_stream, two_stream
 from .architecture import Architecture
@@ -68,11 +69,6 @@ def modalities_of(model: nn.Module, partition: str | None = None) -> Mapping[str
             f"It has {list(partitions)}."
         )
     return partitions[partition](getattr(model, "config", None))
-
-
-def below_adapters(model: nn.Module) -> nn.Module:
-    """The model inside a PEFT model; any other as it is."""
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 def _unknown(model: nn.Module) -> str:

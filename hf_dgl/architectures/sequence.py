@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hf_dgl.absence import (
+from hf_dgl.method.absence import (
     Call,
     Hide,
     Tokens,
@@ -25,7 +25,7 @@ from hf_dgl.absence import (
     prompt_tokens,
     text_tokens,
 )
-from hf_dgl.modalities import Modality
+from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture, Declare
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_dgl.absence import Call, Hide, first_token_only, inner_tokens, no_features, other_text, other_words
-from hf_dgl.modalities import Modality
+from hf_dgl.method.absence import Call, Hide, first_token_only, inner_tokens, no_features, other_text, other_words
+from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture, Declare
 

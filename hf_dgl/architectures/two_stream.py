@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_dgl.absence import first_token_only, other_words
-from hf_dgl.modalities import Modality
+from hf_dgl.method.absence import first_token_only, other_words
+from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture
 

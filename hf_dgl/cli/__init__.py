@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
+
+import hf_dgl
 
 from . import benchmark, compare, data, demo, diagnose, env, evaluate, export, inspect, predict, push, train
 
@@ -28,15 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["env"])
         0
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hf-dgl",
         description="Fine-tune multimodal transformers with disentangled gradient learning.",
         epilog="Type first: hf-dgl train recipes/quickstart/image_text.yaml",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"hf-dgl {hf_dgl.__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
     for command in _COMMANDS:
         command.add_parser(commands, common)
     arguments, rest = parser.parse_known_args(argv)
@@ -49,10 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hf-dgl {arguments.command}: {_message(error)}", file=sys.stderr)
         return 2
     if "WORLD_SIZE" in os.environ:  # started by a launcher
-        from hf_dgl.parallelism import leave_process_group  # imports torch, which `--help` must not wait for
+        from hf_dgl.training.parallelism import leave_process_group  # imports torch, which `--help` must not wait for
 
         leave_process_group()
     return code or 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Guesses which command was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
+        typed = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        if "invalid choice" in message and (near := difflib.get_close_matches(typed, names, 1)):
+            message = f"no command {typed!r}: did you mean {near[0]!r}? Commands: {', '.join(names)}."
+        super().error(message)
 
 
 def _message(error: Exception) -> str:

@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hf_dgl.benchmark import benchmark_recipe, benchmark_shape
-    from hf_dgl.recipe import load_recipe
-    from hf_dgl.report import plot_sweep
-    from hf_dgl.shapes import Shape, reshaped
+    from hf_dgl.analysis.benchmark.benchmark import benchmark_recipe, benchmark_shape
+    from hf_dgl.analysis.benchmark.picture import plot_sweep
+    from hf_dgl.analysis.benchmark.shapes import Shape, reshaped
+    from hf_dgl.recipe.recipe import load_recipe
 
     sizes = {name: value for name in _SIZES if (value := getattr(arguments, name)) is not None}
     options = {

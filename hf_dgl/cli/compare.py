@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from hf_dgl.compare import compare
+    from hf_dgl.analysis.comparison.run import compare
 
     sweeps = read_sweeps(arguments.sweep)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs are ended, too

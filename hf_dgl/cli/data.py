@@ -32,11 +32,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Prints the report."""
     from datasets import Dataset, IterableDataset
 
-    from hf_dgl.assembly import build_processor, load_splits
-    from hf_dgl.data.inspection import inspect_data
+    from hf_dgl.data.report import inspect_data
     from hf_dgl.data.streaming import head
-    from hf_dgl.encoder_specs import resolve_encoder
-    from hf_dgl.recipe import load_recipe, split_words
+    from hf_dgl.models.encoder_specs import resolve_encoder
+    from hf_dgl.recipe.assembly import build_processor, load_splits
+    from hf_dgl.recipe.recipe import load_recipe, split_words
 
     recipe = load_recipe(*split_words(rest))
     wanted: Any = recipe.model.encoders or {}

@@ -25,7 +25,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Serves until it is stopped; gradio prints the address."""
-    from hf_dgl.demo import launch
+    from hf_dgl.inference.demo import launch
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl demo --help` lists what there is.")

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from rich.markdown import Markdown
     from rich.table import Table
 
-    from hf_dgl.diagnostics import diagnose
+    from hf_dgl.analysis.diagnosis import diagnose
 
     is_main = os.environ.get("RANK", "0") == "0"
 

@@ -33,18 +33,18 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints one JSON object: accuracy, accuracy_<modality>, f1, ..."""
-    from hf_dgl.finetune import evaluate
-    from hf_dgl.recipe import load_recipe
+    from hf_dgl.recipe.finetune import evaluate
+    from hf_dgl.recipe.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe or Path(arguments.model, "recipe.yaml"), rest)
     with redirect_stdout(sys.stderr):  # the Trainer's progress callbacks print; stdout is for the JSON
         metrics: dict[str, Any] = dict(evaluate(arguments.model, recipe, split=arguments.split))
         if arguments.contributions:
-            from hf_dgl.contribution import evaluate_contributions
+            from hf_dgl.analysis.contributions import evaluate_contributions
 
             metrics |= evaluate_contributions(arguments.model, recipe, arguments.split)
         if arguments.probes:
-            from hf_dgl.diagnostics import evaluate_probes
+            from hf_dgl.analysis import evaluate_probes
 
             metrics |= evaluate_probes(arguments.model, recipe, arguments.split)
     if recipe.training.process_index == 0:

@@ -14,7 +14,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
         help="write a fine-tuned model as ONNX",
         description="Write a fine-tuned model as one ONNX graph that takes any subset of the modalities, after "
-        "comparing its answers with torch's. In Python: hf_dgl.export.OnnxModel runs it. "
+        "comparing its answers with torch's. In Python: hf_dgl.inference.onnx.OnnxModel runs it. "
         "Needs ONNX: pip install -c constraints.txt -e '.[onnx]'",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
@@ -25,8 +25,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints what was compared and where the file is."""
-    from hf_dgl.export import export_onnx
-    from hf_dgl.inference import pipeline
+    from hf_dgl.inference.load import pipeline
+    from hf_dgl.inference.onnx import export_onnx
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl export --help` lists what there is.")
@@ -37,4 +37,4 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         of_subset = [check for check in checks if check.modalities == subset]
         sizes = ", ".join(str(check.batch_size) for check in of_subset)
         print(f"  {max(check.difference for check in of_subset):.1e}  {' + '.join(subset)} ({sizes} rows)")
-    print(f"The graph is in {arguments.onnx}. In Python: hf_dgl.export.OnnxModel({arguments.onnx!r})")
+    print(f"The graph is in {arguments.onnx}. In Python: hf_dgl.inference.onnx.OnnxModel({arguments.onnx!r})")

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     if arguments.model is None:
         raise ValueError("Nothing to inspect: give a recipe, a folder, a Hub id or a class, or --list.")
-    from hf_dgl.inspection import inspect_source
+    from hf_dgl.analysis.inspection import inspect_source
 
     found = inspect_source(
         arguments.model,
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         overrides=rest,
     )
     if arguments.picture:
-        from hf_dgl.picture import draw_model
+        from hf_dgl.reports.model_picture import draw_model
 
         draw_model(found, arguments.picture)
     if arguments.json:

@@ -57,7 +57,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints one JSON line: label, score, all scores, and those of each modality alone. Or writes a file."""
-    from hf_dgl.inference import pipeline
+    from hf_dgl.inference.load import pipeline
 
     if (arguments.input is None) != (arguments.output is None):
         missing = "--output ANSWERS" if arguments.output is None else "--input ROWS"
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _predict_file(arguments: argparse.Namespace, model: Any, columns: dict[str, str]) -> None:
-    from hf_dgl.predictions import predict_file
+    from hf_dgl.inference.predictions import predict_file
 
     pairs = [word.split("=", 1) for word in arguments.column_mapping]
     if any(len(pair) != 2 for pair in pairs):

@@ -26,7 +26,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints the addresses of what was uploaded."""
-    from hf_dgl.hub import push, push_space
+    from hf_dgl.hub.publish import push, push_space
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl push --help` lists what there is.")

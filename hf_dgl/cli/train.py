@@ -13,7 +13,7 @@ class _Help(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, **kwargs)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from hf_dgl.recipe import build_parser
+        from hf_dgl.recipe.recipe import build_parser
 
         build_parser(parser.prog).print_help()
         parser.exit()
@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hf_dgl.finetune import finetune
-    from hf_dgl.recipe import load_recipe, split_words
+    from hf_dgl.recipe.finetune import finetune
+    from hf_dgl.recipe.recipe import load_recipe, split_words
 
     if not rest:
         raise ValueError(

@@ -2,11 +2,11 @@
 
 from .collator import CrossModalCollator
 from .columns import LABEL_COLUMN, ROW_COLUMN
-from .inspection import DataReport, inspect_data
 from .labels import LabelSpec, expect_dataset
 from .media import load_audio, load_image
 from .native_collator import NativeCollator
 from .preparation import prepare_splits
+from .report import DataReport, inspect_data
 from .samples import SAMPLES, load_sample
 from .sources import load_data
 

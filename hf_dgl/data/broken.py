@@ -70,7 +70,7 @@ def why_broken(row: Mapping[str, Any], processor: Any, split: str) -> BrokenRow 
     if all(row.get(modality) is None for modality in processor.modalities):
         return BrokenRow(split, name, "", "", f"it has none of the modalities {list(processor.modalities)}.")
     missing = [modality for modality in processor.modalities if row.get(modality) is None]
-    if missing and getattr(processor, "needs_all", False):  # see `hf_dgl.native`
+    if missing and getattr(processor, "needs_all", False):  # see `hf_dgl.models.native`
         return BrokenRow(
             split, name, missing[0], "", "it is missing, and the model reads all modalities in every row."
         )

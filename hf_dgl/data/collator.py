@@ -74,7 +74,7 @@ class CrossModalCollator:
                 self.processor, name, row.get(name), self.max_audio_seconds, bool(row.get(CROP_COLUMN))
             )
         except ValueError as error:
-            raise ValueError(f"{_name_row(row, position)}, {name!r}: {error}{_what_to_do(row)}") from error
+            raise ValueError(f"{name_row(row, position)}, {name!r}: {error}{_what_to_do(row)}") from error
 
     def _label_tensor(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         assert self.labels is not None
@@ -83,7 +83,7 @@ class CrossModalCollator:
             try:
                 encoded.append(self.labels.encode_value(row.get(LABEL_COLUMN)))
             except ValueError as error:
-                raise ValueError(f"{_name_row(row, position)}: {error}") from error
+                raise ValueError(f"{name_row(row, position)}: {error}") from error
         is_class_id = self.labels.problem_type == "single_label_classification"
         return torch.tensor(encoded, dtype=torch.long if is_class_id else torch.float32)
 
@@ -124,7 +124,7 @@ def decode_value(
     if value is None:
         return None
     part, rate = processor.processors[name], processor.sampling_rate(name)
-    if hasattr(part, "read_value"):  # a column of features, see `hf_dgl.native.FeatureArray`
+    if hasattr(part, "read_value"):  # a column of features, see `hf_dgl.models.native.FeatureArray`
         return part.read_value(value)
     if rate is not None:
         samples = load_audio(value, rate)
@@ -145,5 +145,5 @@ def _what_to_do(row: Mapping[str, Any]) -> str:
     return " Or leave such rows out: --on_error skip. `hf-dgl data` lists them all."
 
 
-def _name_row(row: Mapping[str, Any], position: int) -> str:
+def name_row(row: Mapping[str, Any], position: int) -> str:
     return f"Row {row[ROW_COLUMN]}" if ROW_COLUMN in row else f"Row {position} of this batch"

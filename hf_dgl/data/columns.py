@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from hf_dgl.modalities import did_you_mean
+from hf_dgl.method.modalities import did_you_mean
 
 LABEL_COLUMN = "label"
 ROW_COLUMN = "row"

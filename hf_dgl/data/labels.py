@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 
-from hf_dgl.modalities import did_you_mean
+from hf_dgl.method.modalities import did_you_mean
 
 from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column, row_name
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .collator import CrossModalCollator, _name_row
+from .collator import CrossModalCollator, name_row
 from .columns import LABEL_COLUMN
 from .limits import text_limit
 
@@ -65,7 +65,7 @@ class NativeCollator(CrossModalCollator):
         for position, (row, value) in enumerate(zip(rows, values, strict=True)):
             if value is None:
                 raise ValueError(
-                    f"{_name_row(row, position)} has no {name!r}, and {self.processor.model_class.__name__} reads all "
+                    f"{name_row(row, position)} has no {name!r}, and {self.processor.model_class.__name__} reads all "
                     "of its modalities in every row. Leave such rows out (--on_error skip); a model built from "
                     "`encoders` can do without."
                 )
@@ -139,7 +139,7 @@ class NativeCollator(CrossModalCollator):
         value = row.get(LABEL_COLUMN)
         if not isinstance(value, (str, Number)) or value != value:
             raise ValueError(
-                f"{_name_row(row, position)}: {self.processor.model_class.__name__} learns to write its labels, so "
+                f"{name_row(row, position)}: {self.processor.model_class.__name__} learns to write its labels, so "
                 f"each is a text; got {value!r:.80}."
             )
         return str(value)

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_dgl.figures import new_figure
+from hf_dgl.reports.drawing import new_figure
 
 from .collator import decode_value
 from .columns import LABEL_COLUMN, ROW_COLUMN

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from hf_dgl.modalities import did_you_mean
+from hf_dgl.method.modalities import did_you_mean
 
 from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, rename_columns, replace_column
 from .folders import is_audio_folder, load_audio_folder
@@ -148,7 +148,7 @@ def _read(
     lazily = {"streaming": True} if streaming else {}
     path = Path(name).expanduser()
     if path.is_file():
-        return _read_file(path, **lazily), path.resolve().parent
+        return read_file(path, **lazily), path.resolve().parent
     if path.is_dir():
         return _read_folder(path, config_name, **lazily), path.resolve()
     if path.suffix in _FILE_BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -165,7 +165,7 @@ def _read(
     return dict(loaded), None
 
 
-def _read_file(path: Path, **lazily: Any) -> dict[str, Any]:
+def read_file(path: Path, **lazily: Any) -> dict[str, Any]:
     suffix = path.suffix.lower()
     if suffix not in _FILE_BUILDERS:
         raise ValueError(

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
-from hf_dgl.modalities import did_you_mean
+from hf_dgl.method.modalities import did_you_mean
 
 from .columns import LABEL_COLUMN
 

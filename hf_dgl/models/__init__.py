@@ -5,11 +5,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from .configuration_cross_modal import FUSION_TYPES, CrossModalConfig
 from .flava import FlavaForSequenceClassification
 from .matching import Blip2ForImageTextMatching, BlipForImageTextMatching
-from .modeling_cross_modal import (
-    CrossModalForSequenceClassification,
-    CrossModalModel,
-    CrossModalPreTrainedModel,
-)
+from .modeling_cross_modal import CrossModalForSequenceClassification, CrossModalModel, CrossModalPreTrainedModel
 from .processing_cross_modal import CrossModalProcessor, default_processor, train_tokenizer
 
 AutoConfig.register("cross_modal", CrossModalConfig, exist_ok=True)

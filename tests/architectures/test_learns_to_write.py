@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.disentangle import disentangle
-from hf_dgl.methods import METHODS
+from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.lookup import architecture_of, modalities_of
+from hf_dgl.method.methods import METHODS
 from tests.architectures_tiny import TINY
 
 CLASSES, STEPS, ROWS, LEARNING_RATE = 4, 150, 32, 3e-3

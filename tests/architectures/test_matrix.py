@@ -14,10 +14,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from hf_dgl.architectures import ARCHITECTURES, modalities_of
-from hf_dgl.disentangle import disentangle
-from hf_dgl.modalities import resolve
-from hf_dgl.outputs import map_tensors
+from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.lookup import ARCHITECTURES, modalities_of
+from hf_dgl.method.modalities import resolve
+from hf_dgl.method.outputs import map_tensors
 from tests.architectures_tiny import TINY
 from tests.oracle import gradients, oracle
 
@@ -49,7 +49,7 @@ def quietly_training(model):
 
 
 def losses_of(model, modalities, batch):
-    """The multimodal and the unimodal losses, computed by plain hooks of this file (nothing of `hf_dgl.passes`)."""
+    """The multimodal and the unimodal losses, computed by plain hooks of this file (nothing of `method/passes.py`)."""
     partition = resolve(model, modalities)
 
     def alone(name):

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from hf_dgl.architectures import ARCHITECTURES, modalities_of
-from hf_dgl.dataflow_inputs import TARGET, group_inputs
-from hf_dgl.dataflow_tags import observe
-from hf_dgl.modalities import FUSION, resolve
-from hf_dgl.outputs import map_tensors
+from hf_dgl.architectures.lookup import ARCHITECTURES, modalities_of
+from hf_dgl.method.dataflow.inputs import TARGET, group_inputs
+from hf_dgl.method.dataflow.tags import observe
+from hf_dgl.method.modalities import FUSION, resolve
+from hf_dgl.method.outputs import map_tensors
 from tests.architectures.test_matrix import build, cast, every_case, quietly_training, replace_output, zeros
 from tests.architectures_tiny import TINY, VOCAB
 

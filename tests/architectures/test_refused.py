@@ -9,9 +9,9 @@ import torch
 import transformers
 
 import hf_dgl.models
-from hf_dgl.architectures import ARCHITECTURES, architecture_of, modalities_of
+from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.lookup import ARCHITECTURES, architecture_of, modalities_of
 from hf_dgl.architectures.refused import ROWS
-from hf_dgl.disentangle import disentangle
 from tests.architectures_tiny import TINY
 
 MODEL_NAME = re.compile(r"\b[A-Z]\w*(?:For[A-Z]\w+|Model|Trainer)\b")

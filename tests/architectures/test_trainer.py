@@ -114,7 +114,7 @@ def test_activation_checkpointing(name, tmp_path):
 
 
 def test_without_a_problem_type_it_says_how_to_see_accuracies(tmp_path, caplog):
-    with caplog.at_level("WARNING", logger="hf_dgl.trainer"):
+    with caplog.at_level("WARNING", logger="hf_dgl.training.trainer"):
         make("FlavaForSequenceClassification", tmp_path)
     assert "Set `model.config.problem_type`" in caplog.text
     model, batch = TINY["FlavaForSequenceClassification"]()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from hf_dgl.analysis.benchmark.shapes import Shape
 from hf_dgl.cli import main
 from hf_dgl.cli.benchmark import _SIZES
-from hf_dgl.shapes import Shape
 from tests.recipes import tiny_recipe
 
 TINY = "--image_layers 1 --text_layers 1 --hidden_size 16 --image_size 32 --text_length 4 --batch_size 2".split()

@@ -25,7 +25,7 @@ def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> Non
 
 
 def test_json(recipe: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_dgl import diagnostics
+    from hf_dgl.analysis import diagnosis as diagnostics
     from tests.diagnostics.test_run import with_regime
 
     called: list[Any] = []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hf_dgl.cli import main
-from hf_dgl.inference import CrossModalPipeline
+from hf_dgl.inference.cross_modal_pipeline import CrossModalPipeline
 from tests import tiny
 
 

@@ -161,8 +161,8 @@ def test_two_processes_share_a_stream(folder: Path, tmp_path: Path, monkeypatch:
 
 
 def test_two_processes_need_to_know_how_many_rows_they_score(monkeypatch: Any) -> None:
-    from hf_dgl import finetune
-    from hf_dgl.recipe import load_recipe
+    from hf_dgl.recipe import finetune
+    from hf_dgl.recipe.recipe import load_recipe
 
     words = [*COLUMNS, *ENCODERS, "--streaming", "--class_names", "cat", "dog", "--max_steps", "6", "--use_cpu"]
     recipe = load_recipe(None, words)

@@ -11,9 +11,11 @@ import soundfile
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from hf_dgl.data import CrossModalCollator, LabelSpec, load_data
 from hf_dgl.data.broken import find_broken_rows, leave_out_broken_rows, why_broken
+from hf_dgl.data.collator import CrossModalCollator
+from hf_dgl.data.labels import LabelSpec
 from hf_dgl.data.preparation import prepare_splits
+from hf_dgl.data.sources import load_data
 from hf_dgl.data.workers import map_rows
 
 NUM_ROWS = 500

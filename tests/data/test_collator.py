@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_dgl.data import CrossModalCollator, LabelSpec, load_sample
+from hf_dgl.data.collator import CrossModalCollator
+from hf_dgl.data.labels import LabelSpec
+from hf_dgl.data.samples import load_sample
 
 SINGLE = LabelSpec("single_label_classification", ("even", "odd"))
 

@@ -5,7 +5,8 @@ import importlib
 
 import pytest
 
-from hf_dgl.data import LabelSpec, load_sample
+from hf_dgl.data.labels import LabelSpec
+from hf_dgl.data.samples import load_sample
 
 MODULES = ["samples", "speech", "labels", "media", "splits", "collator", "sources"]
 MODULES += ["limits", "workers", "streaming", "mixing", "inspection", "broken", "preparation"]

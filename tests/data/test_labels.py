@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_dgl.data import LabelSpec, expect_dataset
+from hf_dgl.data.labels import LabelSpec, expect_dataset
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 

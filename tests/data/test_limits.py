@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import ASTFeatureExtractor, ClapFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-from hf_dgl.data import CrossModalCollator, load_data
+from hf_dgl.data.collator import CrossModalCollator
 from hf_dgl.data.limits import (
     audio_limit,
     audio_windows,
@@ -17,6 +17,7 @@ from hf_dgl.data.limits import (
     text_limit,
 )
 from hf_dgl.data.preparation import prepare_splits
+from hf_dgl.data.sources import load_data
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.models.processing_cross_modal import train_tokenizer
 

@@ -7,7 +7,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from hf_dgl.data import load_audio, load_image
+from hf_dgl.data.media import load_audio, load_image
 
 
 def wav(array, rate=8000):

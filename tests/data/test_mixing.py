@@ -4,8 +4,10 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_dgl.data import LabelSpec, load_data, load_image
+from hf_dgl.data.labels import LabelSpec
+from hf_dgl.data.media import load_image
 from hf_dgl.data.mixing import mix_splits
+from hf_dgl.data.sources import load_data
 
 
 def csv(path, label, num_rows, word):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dgl.data import LabelSpec, NativeCollator
-from hf_dgl.data.native_collator import _continued
-from hf_dgl.native import NativeProcessor, load_native
+from hf_dgl.data.labels import LabelSpec
+from hf_dgl.data.native_collator import NativeCollator, _continued
+from hf_dgl.models.native import NativeProcessor, load_native
 from tests.native_checkpoints import FEATURES, REGIONS, save_checkpoint
 
 TWO = LabelSpec("single_label_classification", ("no", "yes"))

@@ -11,7 +11,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import mutual_info_score
 
-from hf_dgl.data import load_sample, samples, speech
+from hf_dgl.data import samples, speech
+from hf_dgl.data.samples import load_sample
 from hf_dgl.data.two_digits import QUESTIONS, TWO_DIGITS, draw
 
 

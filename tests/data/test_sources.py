@@ -6,7 +6,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from hf_dgl.data import CrossModalCollator, LabelSpec, load_data, load_image
+from hf_dgl.data.collator import CrossModalCollator
+from hf_dgl.data.labels import LabelSpec
+from hf_dgl.data.media import load_image
+from hf_dgl.data.sources import load_data
 
 ROWS = [
     {"photo": f"images/{i}.png", "sound": f"sounds/{i}.wav", "title": f"thing {i}", "kind": "ab"[i % 2]}

@@ -11,7 +11,9 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
-from hf_dgl.data import CrossModalCollator, LabelSpec, load_data
+from hf_dgl.data.collator import CrossModalCollator
+from hf_dgl.data.labels import LabelSpec
+from hf_dgl.data.sources import load_data
 from hf_dgl.data.streaming import head, shuffle_streams
 
 MAPPING = {"image": "photo", "text": "title", "label": "kind"}

@@ -14,9 +14,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_dgl.adapters import add_adapters
 from hf_dgl.architectures import modalities_of
-from hf_dgl.disentangle import disentangle
+from hf_dgl.architectures.attach import disentangle
+from hf_dgl.models.adapters import add_adapters
 from tests.oracle import Attention, Interleaved, TiedToHead, make_toy, toy_batch
 from tests.test_disentangle import settings
 from tests.tiny import tiny_batch, tiny_model

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
-from hf_dgl.parallelism import leave_process_group
-from tests.architectures.test_trainer import Rows
+from hf_dgl.training.parallelism import leave_process_group
+from tests.training.test_trainer import Rows
 from tests.architectures_tiny import TINY
 
 

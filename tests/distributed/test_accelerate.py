@@ -14,8 +14,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from hf_dgl.finetune import finetune
-from hf_dgl.recipe import load_recipe
+from hf_dgl.recipe.finetune import finetune
+from hf_dgl.recipe.recipe import load_recipe
 from tests.recipes import tiny_recipe
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from hf_dgl.adaptive import ChanceLevel, Explained
-from hf_dgl.passes import MULTIMODAL
+from hf_dgl.method.adaptive import ChanceLevel, Explained
+from hf_dgl.method.passes import MULTIMODAL
 from tests.distributed.two_processes import in_two_processes
 
 LABELS = torch.tensor([0, 1, 1, 2, 2, 2])

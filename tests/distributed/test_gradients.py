@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_dgl.methods import METHODS
+from hf_dgl.method.methods import METHODS
 
 MODELS = ["cross_attention", "concat", "attention", "tied", "interleaved", "cross_attention+checkpointing"]
 MODELS += ["cross_attention+lora"]

@@ -25,9 +25,9 @@ import transformers.modeling_utils
 import transformers.trainer_utils
 from transformers import TrainerState
 
-import hf_dgl.finetune  # noqa: F401 (imported before forking)
+import hf_dgl.recipe.finetune  # noqa: F401 (imported before forking)
 from hf_dgl.cli import main
-from hf_dgl.trainer import DGLTrainer
+from hf_dgl.training.trainer import DGLTrainer
 
 
 def die() -> None:

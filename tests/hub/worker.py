@@ -20,11 +20,11 @@ import torch
 import transformers
 from huggingface_hub import HfApi, snapshot_download
 
-import hf_dgl.finetune
+import hf_dgl.recipe.finetune
 from hf_dgl import CrossModalForSequenceClassification, CrossModalPipeline, CrossModalProcessor
-from hf_dgl.adapters import load_model
 from hf_dgl.cli import main
-from hf_dgl.recipe import make_recipe
+from hf_dgl.models.adapters import load_model
+from hf_dgl.recipe.recipe import make_recipe
 from tests.recipes import tiny_recipe
 from tests.tiny import tiny_rows
 
@@ -47,7 +47,7 @@ def cli(words: list[str]) -> dict[str, Any]:
 
 def train(recipe: dict[str, Any], then_push: dict[str, Any] | None = None) -> dict[str, Any]:
     """Fine-tunes; `then_push` are arguments of a `trainer.push_to_hub` that follows."""
-    result = hf_dgl.finetune.finetune(make_recipe(tiny_recipe(**recipe)))
+    result = hf_dgl.recipe.finetune.finetune(make_recipe(tiny_recipe(**recipe)))
     if then_push is not None:
         result.trainer.push_to_hub(**then_push)
     return {"steps": result.trainer.state.global_step}

@@ -6,8 +6,7 @@ import pytest
 import transformers
 from transformers import AutoConfig, BertConfig, ViTConfig
 
-from hf_dgl.models import CrossModalConfig
-from hf_dgl.models.configuration_cross_modal import encoder_width
+from hf_dgl.models.configuration_cross_modal import CrossModalConfig, encoder_width
 from tests.tiny import FAMILIES, tiny_config, tiny_encoder_config
 
 

@@ -8,8 +8,9 @@ import torch
 import transformers as tf
 from safetensors.torch import save_file
 
-from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification
+from hf_dgl.models.configuration_cross_modal import CrossModalConfig
 from hf_dgl.models.encoders import encode, encoder_class, tower_config
+from hf_dgl.models.modeling_cross_modal import CrossModalForSequenceClassification
 from tests.tiny import FAMILIES, SMALL, TEXT, tiny_encoder_config
 
 FREEDOM = "ignore:Support for mismatched key_padding_mask"  # torch's own, about WavLM upstream

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hf_dgl.models import FUSION_TYPES
+from hf_dgl.models.configuration_cross_modal import FUSION_TYPES
 from hf_dgl.models.fusion import FUSIONS, masked_mean
 from hf_dgl.models.modeling_cross_modal import sequence_classification_loss
 from tests.tiny import tiny_batch, tiny_config, tiny_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Blip2ForImageTextRetrieval, BlipForImageTextRetrieval
 
-from hf_dgl.models import Blip2ForImageTextMatching, BlipForImageTextMatching
+from hf_dgl.models.matching import Blip2ForImageTextMatching, BlipForImageTextMatching
 from tests.architectures_tiny import TINY
 
 PAIRS = [

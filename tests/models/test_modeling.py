@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_dgl.models import FUSION_TYPES, CrossModalConfig, CrossModalForSequenceClassification, CrossModalModel
+from hf_dgl.models.configuration_cross_modal import FUSION_TYPES, CrossModalConfig
+from hf_dgl.models.modeling_cross_modal import CrossModalForSequenceClassification, CrossModalModel
 from tests.tiny import tiny_batch, tiny_encoder_config, tiny_model
 
 THREE = ("image", "text", "audio")

@@ -10,13 +10,9 @@ import transformers as tf
 from PIL import Image
 from transformers import AutoProcessor
 
-from hf_dgl.models import (
-    CrossModalConfig,
-    CrossModalForSequenceClassification,
-    CrossModalProcessor,
-    default_processor,
-    train_tokenizer,
-)
+from hf_dgl.models.configuration_cross_modal import CrossModalConfig
+from hf_dgl.models.modeling_cross_modal import CrossModalForSequenceClassification
+from hf_dgl.models.processing_cross_modal import CrossModalProcessor, default_processor, train_tokenizer
 from tests.tiny import (
     FAMILIES,
     SMALL,

@@ -1,0 +1,5 @@
+"""What a training step costs: FLOPs, seconds, memory; DGL against joint training and the paper's procedure."""
+
+from .benchmark import benchmark_recipe, benchmark_shape
+
+__all__ = ["benchmark_recipe", "benchmark_shape"]

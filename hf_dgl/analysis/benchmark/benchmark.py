@@ -1,0 +1,362 @@
+"""What a training step costs, as a ratio to joint training: FLOPs, time, activation memory.
+
+Joint training, DGL and the paper's two backward passes ([`Procedures`]) are measured on one model and batch in one
+interleaved run, beside the *floor*: encoders and fusion forward and backward once, and for each modality alone one
+forward and one input-gradient backward of the fusion. No procedure with DGL's gradients needs less.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from hf_dgl.architectures import modalities_of
+from hf_dgl.architectures.attach import disentangle
+from hf_dgl.models import CrossModalConfig
+from hf_dgl.recipe.recipe import Recipe
+from hf_dgl.reports.result_tables import Table
+
+from .procedures import Procedures, Step
+from .shapes import Shape, build, from_recipe, smaller
+
+PROCEDURES = {"joint": "joint", "dgl": "DGL", "two_backward": "paper (two backwards)", "floor": "floor"}
+"""What is measured -> how it is called."""
+
+
+@dataclass
+class Cost:
+    """Of one training step: forward and backward, without the optimizer.
+
+    Args:
+        flops: Floating point operations of matrix products, attention, convolutions (`torch.utils.flop_counter`).
+        memory: Bytes. On a CPU: what autograd saves for the backward, each storage once, parameters left out. On a
+            GPU: the peak of allocated memory above that before the step, new gradients included; 0 for the floor,
+            since peaks do not add up.
+        seconds: One entry per timed round.
+    """
+
+    flops: int
+    memory: int
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class BenchmarkResult:
+    """What [`benchmark`] measured.
+
+    Args:
+        costs: `joint`, `dgl`, `two_backward`, `floor` -> [`Cost`]. The floor is not timed.
+        bookkeeping: Median seconds per step that DGL spends outside of the model's forwards and the backward (hooks,
+            `requires_grad` flags, losses); None if nothing was timed.
+        description: Of the case: modalities, parameters, device, ...
+        sweep: What [`sweep`] gave, if it was asked for.
+    """
+
+    costs: dict[str, Cost]
+    bookkeeping: float | None
+    description: dict[str, Any]
+    sweep: list[dict[str, Any]] = field(default_factory=list)
+
+    def ratios(self, procedure: str) -> dict[str, float | None]:
+        """`flops`, `seconds` and `memory` of a procedure, each over those of joint training.
+
+        That of the time is the median over rounds: whatever else keeps the machine busy slows all steps of a round.
+        """
+        cost, joint = self.costs[procedure], self.costs["joint"]
+        rounds = [mine / its for mine, its in zip(cost.seconds, joint.seconds, strict=False)]
+        return {
+            "flops": cost.flops / joint.flops,
+            "seconds": statistics.median(rounds) if rounds else None,
+            "memory": cost.memory / joint.memory if cost.memory else None,
+        }
+
+    @property
+    def above_floor(self) -> float:
+        """By how much DGL's FLOPs exceed the floor's, as a fraction."""
+        return self.costs["dgl"].flops / self.costs["floor"].flops - 1
+
+    @property
+    def bookkeeping_share(self) -> float | None:
+        """`bookkeeping` as a fraction of the median DGL step."""
+        if self.bookkeeping is None:
+            return None
+        return self.bookkeeping / statistics.median(self.costs["dgl"].seconds)
+
+    def table(self) -> Table:
+        """A row for each procedure: FLOPs, median time and activation memory, each followed by its ratio to joint."""
+        rows = []
+        for name, cost in self.costs.items():
+            median = statistics.median(cost.seconds) if cost.seconds else None
+            figures = {
+                "flops": cost.flops / 1e9,
+                "seconds": None if median is None else median * 1e3,
+                "memory": cost.memory / 2**20 if cost.memory else None,
+            }
+            cells = [(figures[key], ratio) for key, ratio in self.ratios(name).items()]
+            rows.append([PROCEDURES[name], *(_written(value) for cell in cells for value in cell)])
+        return Table(["step", "GFLOPs", "ratio", "ms", "ratio", "MiB", "ratio"], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in plain types, for JSON."""
+        return {
+            **asdict(self),
+            "ratios": {name: self.ratios(name) for name in self.costs},
+            "above_floor": self.above_floor,
+            "bookkeeping_share": self.bookkeeping_share,
+        }
+
+
+def benchmark(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    alpha: float | Mapping[str, float] = 1.0,
+    steps: int = 10,
+    autocast: torch.dtype | None = None,
+) -> BenchmarkResult:
+    """Measures a step of joint training, of DGL and of the paper's procedure on one model and batch.
+
+    Args:
+        model: A [`CrossModalForSequenceClassification`] that is not disentangled yet. Its gradients are cleared;
+            nothing else of it changes.
+        batch: Arguments of its forward, `labels` included, on its device.
+        alpha: Weights of the unimodal losses.
+        steps: Timed rounds of one step of each procedure; 0: only count. Fake tensors are never timed.
+        autocast: Precision of the forward, as in mixed precision training.
+
+    Raises:
+        ValueError: a model or batch that cannot be measured; see [`Procedures`].
+
+    Example:
+
+        >>> benchmark(model, batch, steps=5).ratios("dgl")
+        {'flops': 1.095, 'seconds': 1.1, 'memory': 1.09}
+    """
+    was_training = model.training
+    model.train()
+    try:
+        with disentangle(model, modalities_of(model), alpha=alpha) as handle:
+            procedures = Procedures(handle, batch, autocast)
+            return _measure(procedures, steps)
+    finally:
+        model.zero_grad()
+        model.train(was_training)
+
+
+def benchmark_shape(
+    shape: Shape,
+    *,
+    steps: int = 10,
+    device: str | None = None,
+    bf16: bool = False,
+    depths: Sequence[int] = (),
+    depth_steps: int = 0,
+) -> BenchmarkResult:
+    """[`benchmark`] on a model of any shape with random inputs.
+
+    Args:
+        shape: Of the model and its batch.
+        steps: Timed rounds; 0: only count, on fake tensors, whatever the size.
+        device: Default: the accelerator if there is one, else the CPU.
+        bf16: bf16 mixed precision.
+        depths: Depths of the fusion for a [`sweep`], with a third modality if the shape has two. Default: no sweep.
+        depth_steps: Timed rounds at each of its points.
+
+    Example:
+
+        >>> print(benchmark_shape(Shape(hidden_size=256), steps=0).table())
+    """
+    device, autocast = _device(device), torch.bfloat16 if bf16 else None
+    with build(shape.config(), shape.batch(), device, fake=steps == 0) as (model, batch):
+        result = benchmark(model, batch, steps=steps, autocast=autocast)
+    if depths:
+        shape = replace(shape, audio_layers=shape.audio_layers or max(shape.image_layers, shape.text_layers))
+        result.sweep = sweep(shape.config(), shape.batch(), depths, depth_steps, device, autocast)
+    return result
+
+
+def benchmark_recipe(
+    recipe: Recipe,
+    *,
+    steps: int = 10,
+    device: str | None = None,
+    bf16: bool = False,
+    depths: Sequence[int] = (),
+    depth_steps: int = 0,
+) -> BenchmarkResult:
+    """[`benchmark`] on the model of a recipe and a batch of its training data. The arguments are those of
+    [`benchmark_shape`]; a [`sweep`] has the recipe's modalities.
+
+    Example:
+
+        >>> benchmark_recipe(load_recipe("recipes/quickstart/image_text.yaml"), steps=5).above_floor
+        0.0
+    """
+    device, autocast = _device(device), torch.bfloat16 if bf16 or recipe.training.bf16 else None
+    model, batch = from_recipe(recipe, device)
+    result = benchmark(model, batch, steps=steps, autocast=autocast)
+    if depths:
+        result.sweep = sweep(model.config, batch, depths, depth_steps, device, autocast)
+    return result
+
+
+def _device(device: str | None) -> str:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return device or (found.type if found is not None else "cpu")
+
+
+def sweep(
+    config: CrossModalConfig,
+    batch: Mapping[str, Any],
+    depths: Sequence[int] = (1, 2, 4, 6),
+    steps: int = 0,
+    device: str = "cpu",
+    autocast: torch.dtype | None = None,
+) -> list[dict[str, Any]]:
+    """The ratios to joint training over depths of the fusion and numbers of modalities.
+
+    Args:
+        config: The model's; its first two modalities, its first three, ..., are measured. It is not changed.
+        batch: Arguments of its forward, with all its modalities.
+        depths: Numbers of fusion layers. Fusions without layers are measured once.
+        steps, device, autocast: As in [`benchmark_shape`].
+
+    Returns:
+        For each point `num_modalities`, `fusion_layers`, and `ratios` (procedure -> as [`BenchmarkResult.ratios`]).
+
+    Example:
+
+        >>> sweep(model.config, batch, depths=(2,))[0]["ratios"]["dgl"]["flops"]
+        1.095
+    """
+    if not config.fusion_type.endswith("_attention"):
+        depths = (0,)
+    points = []
+    for num_modalities in range(min(2, len(config.modalities)), len(config.modalities) + 1):
+        for depth in depths:
+            part = smaller(config, batch, config.modalities[:num_modalities], depth)
+            with build(*part, device, fake=steps == 0) as (model, inputs):
+                result = benchmark(model, inputs, steps=steps, autocast=autocast)
+            ratios = {name: result.ratios(name) for name in result.costs}
+            points.append({"num_modalities": num_modalities, "fusion_layers": depth, "ratios": ratios})
+    return points
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------
+
+
+def _measure(procedures: Procedures, steps: int) -> BenchmarkResult:
+    model = procedures.model
+    is_fake = isinstance(next(model.parameters()), FakeTensor)
+    timed = {"joint": procedures.joint, "dgl": procedures.dgl, "two_backward": procedures.two_backward}
+    procedures.dgl()  # plans its passes at the first step; kernels and allocators warm up while the others are counted
+    costs = {name: _cost(model, step) for name, step in timed.items()}
+    in_joint, in_dgl = (_cost(model, step) for step in procedures.fusion_parts())
+    costs["floor"] = Cost(costs["joint"].flops - in_joint.flops + in_dgl.flops, memory=0)
+    if procedures.device.type != "cuda" or is_fake:  # on a GPU, memory is a peak, and peaks do not add up
+        costs["floor"].memory = costs["joint"].memory - in_joint.memory + in_dgl.memory
+    rounds = 0 if is_fake else steps
+    for _ in range(rounds):
+        for name, step in timed.items():
+            costs[name].seconds.append(_seconds(model, step))
+    bookkeeping = [_bookkeeping(procedures) for _ in range(min(rounds, 5))]
+    description = {
+        "modalities": procedures.modalities,
+        "batch_size": len(procedures.batch["labels"]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "fusion_parameters": sum(parameter.numel() for parameter in procedures.fusion_parameters),
+        "device": f"{procedures.device.type}{' (counted only)' if is_fake else ''}",
+        "threads": torch.get_num_threads(),
+        "autocast": None if procedures.autocast is None else str(procedures.autocast).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
+    return BenchmarkResult(costs, statistics.median(bookkeeping) if bookkeeping else None, description)
+
+
+_CPU_ATTENTION: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""The CPU's fused attention, which the counter does not know: operation -> FLOPs, from the shapes of its inputs."""
+
+
+def _cost(model: nn.Module, step: Step) -> Cost:
+    model.zero_grad()
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        memory = _memory(model, step)
+    return Cost(counter.get_total_flops(), memory)
+
+
+def _memory(model: nn.Module, step: Step) -> int:
+    first = next(model.parameters())
+    if first.device.type == "cuda" and not isinstance(first, FakeTensor):
+        torch.cuda.reset_peak_memory_stats(first.device)
+        before = torch.cuda.memory_allocated(first.device)
+        step()
+        return torch.cuda.max_memory_allocated(first.device) - before
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved: dict[int, Any] = {}  # keeps the storages alive, so that no address comes twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+def _seconds(model: nn.Module, step: Step) -> float:
+    model.zero_grad()
+    _synchronize()
+    start = time.perf_counter()
+    step()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _bookkeeping(procedures: Procedures) -> float:
+    """Seconds of one DGL forward that are not spent in the model's own forwards."""
+    model, inside = procedures.model, 0.0
+    forward = model.forward
+
+    def timed_forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal inside
+        start = time.perf_counter()
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            inside += time.perf_counter() - start
+
+    model.forward = timed_forward
+    try:
+        start = time.perf_counter()
+        output = model(**procedures.batch)
+        seconds = time.perf_counter() - start - inside
+        del output  # only now: freeing its graph takes time, too
+        return seconds
+    finally:
+        del model.forward
+
+
+def _written(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value < 10 else f"{value:,.1f}"

@@ -1,0 +1,305 @@
+"""The same recipe under several methods, seeds and settings: what each leaves on the test split, and how sure that is.
+
+Every run is the command that a user would type, in a process of its own:
+
+    hf-dgl train RECIPE --method METHOD --seed SEED --output_dir OUT/METHOD-SEED
+
+Runs differ in nothing but method, seed and what is swept: the Trainer draws the order of the data from the seed. Model
+selection uses the validation split; the test split is scored once.
+
+`unimodal` trains one model per modality that has this encoder only (`--method unimodal --modality image`): what the
+encoder could learn if no other modality were there. Beside it stands what it does learn in the company of others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_dgl.method.methods import UNIMODAL
+from hf_dgl.recipe.recipe import Recipe, load_recipe
+
+from .picture import plot_comparison
+from .plan import Run, plan
+from .result import Comparison, Result
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
+CONTRIBUTIONS, PROBES = "contributions", "probes"
+"""What may be scored of a model beside its metrics: options of `hf-dgl evaluate`, and names of files."""
+
+_LAST_LINES = 12  # of a run that failed
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a run that has ended (at first: none), the number of those, and the number of all."""
+
+
+def compare(
+    recipe: str | os.PathLike[str],
+    methods: Sequence[str] = ("joint", "dgl"),
+    seeds: Sequence[int] = (0, 1, 2),
+    output_dir: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    sweeps: Mapping[str, Sequence[str]] | None = None,
+    contributions: bool = False,
+    probes: bool = False,
+    progress: Progress = lambda name, done, total: None,
+) -> Comparison:
+    """Trains every method with every seed, and writes comparison.json, comparison.md and comparison.png.
+
+    Args:
+        recipe: Path of a recipe.
+        methods: Of [`ALL_METHODS`]; `unimodal` stands for one training per modality. Differences are taken to
+            `joint`, if it is among them.
+        seeds: Of the runs; the same for all methods, so that they can be compared pair by pair.
+        output_dir: One folder per run goes there. A run that is complete there, of the same recipe, is not repeated.
+            Default: `outputs/compare-<recipe>`.
+        overrides: Further words for `hf-dgl train`, the same for all runs.
+        jobs: How many runs at a time: each on a GPU of its own, or with its share of the CPU's cores. Default: as many
+            as there are GPUs, else 1.
+        sweeps: Key of the recipe -> values, as a command line has them; several make a grid. Those that a
+            method fixes or does not have (`alpha`, `multimodal_to_encoders`, `ogm_alpha`, ...) are left out for it.
+        contributions: Also score every model with each subset of its modalities, for their Shapley values.
+        probes: Also fit a linear probe on the features of each encoder.
+        progress: Is told whenever a run has ended.
+
+    Returns:
+        A [`Comparison`]. Runs that failed are named in its `failures`.
+
+    Raises:
+        ValueError: an unknown method or key, no seeds, a recipe without test split, `unimodal` of a checkpoint.
+        RuntimeError: every run failed; with the end of what the first one said.
+
+    Example:
+
+        >>> comparison = compare("recipes/quickstart/image_text.yaml", ["joint", "dgl"], seeds=[0, 1, 2])
+        >>> print(comparison.to_markdown())
+    """
+    folder = Path(output_dir or Path("outputs") / f"compare-{Path(recipe).stem}")
+    runs = plan(recipe, methods, seeds, folder, overrides, sweeps or {})
+    wanted = load_recipe(recipe, overrides)
+    folder.mkdir(parents=True, exist_ok=True)
+    devices = [] if wanted.training.use_cpu else visible_devices()
+    wanted_scores = [name for name, is_wanted in ((CONTRIBUTIONS, contributions), (PROBES, probes)) if is_wanted]
+    failures = _run_all(recipe, runs, environments(jobs, devices), wanted_scores, progress)
+    results = [_result(run) for run in runs if _marker(run).is_file()]
+    if not any(result.method != UNIMODAL for result in results):
+        name, message = next(iter(failures.items()))
+        raise RuntimeError(f"No run was successful. {name} ended with:\n{message}")
+    comparison = Comparison(str(recipe), results, failures, _selection(wanted))
+    save_comparison(comparison, folder)
+    return comparison
+
+
+def environments(jobs: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
+    """The environment variables of each place where a run can be: one GPU, in turn, and a share of the cores.
+
+    Args:
+        jobs: Number of places. Default: one per device, at least one.
+        devices: Names as `CUDA_VISIBLE_DEVICES` has them; none: the CPU.
+
+    Raises:
+        ValueError: fewer than one job.
+
+    Example:
+
+        >>> [place["CUDA_VISIBLE_DEVICES"] for place in environments(3, ["0", "1"])]
+        ['0', '1', '0']
+    """
+    jobs = max(1, len(devices)) if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    cores = max(1, cores // jobs)
+    threads = str(min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores)
+    places = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
+    for place, device in zip(places, itertools.cycle(devices), strict=False):
+        place["CUDA_VISIBLE_DEVICES"] = device
+    return places
+
+
+def visible_devices() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(count)])[:count]
+
+
+def _run_all(
+    recipe: str | os.PathLike[str],
+    runs: Sequence[Run],
+    places: Sequence[dict[str, str]],
+    scores: Sequence[str],
+    progress: Progress,
+) -> dict[str, str]:
+    """Trains what is not complete yet; the failures, by name. When interrupted, no process is left behind."""
+    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for place in places:
+        free.put(place)
+    processes: set[subprocess.Popen[bytes]] = set()
+
+    def work(run: Run) -> None:
+        place = free.get()
+        try:
+            of_run = [name for name in scores if run.modality is None or name != CONTRIBUTIONS]
+            _run(recipe, run, place, of_run, processes)
+        finally:
+            free.put(place)
+
+    failures = {}
+    progress("", 0, len(runs))
+    pool = ThreadPoolExecutor(len(places))
+    futures = {pool.submit(work, run): run for run in runs}
+    try:
+        for done, future in enumerate(as_completed(futures), start=1):
+            name = futures[future].folder.name
+            if (error := future.exception()) is not None:
+                failures[name] = str(error)
+            progress(name, done, len(runs))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(processes):
+            process.terminate()
+        raise
+    pool.shutdown()
+    return {run.folder.name: failures[run.folder.name] for run in runs if run.folder.name in failures}
+
+
+def _run(
+    recipe: str | os.PathLike[str],
+    run: Run,
+    place: Mapping[str, str],
+    scores: Sequence[str],
+    processes: set[subprocess.Popen[bytes]],
+) -> None:
+    """Trains, unless that is done; likewise what else is scored of the model."""
+    log = run.folder / "run.log"
+    with _held(run.folder) as lock:
+        if not _is_complete(recipe, run):
+            for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
+                shutil.rmtree(stale)
+            files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES, "metrics")]
+            for stale in (log, *files, _marker(run)):
+                stale.unlink(missing_ok=True)
+            _call(["train", str(recipe), *run.words], log, log, place, processes, lock)
+            _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
+        for name in scores:
+            scored = run.folder / f"{name}.json"
+            if not scored.is_file():
+                draft = scored.with_suffix(".partial")
+                words = ["evaluate", str(run.folder), f"--{name}", "--recipe", str(recipe), *run.words]
+                _call(words, draft, log, place, processes, lock)
+                draft.replace(scored)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[int]:
+    """Waits until no other comparison works in a run's folder, and keeps others out.
+
+    The run's process inherits the lock: should this one be killed and started again, it waits for what it left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if fcntl is not None:  # not on Windows
+            with suppress(OSError):  # nor on every network drive
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _marker(run: Run) -> Path:
+    return run.folder / "complete.yaml"
+
+
+def _recipe_text(recipe: str | os.PathLike[str], run: Run) -> str:
+    return load_recipe(recipe, run.words).to_yaml()
+
+
+def _is_complete(recipe: str | os.PathLike[str], run: Run) -> bool:
+    """Whether this very recipe was run to its end. (The model is saved after metrics.json.)"""
+    marker = _marker(run)
+    if not (marker.is_file() and (run.folder / "metrics.json").is_file()):
+        return False
+    return marker.read_text(encoding="utf-8") == _recipe_text(recipe, run)
+
+
+def _call(
+    words: Sequence[str],
+    out: Path,
+    log: Path,
+    place: Mapping[str, str],
+    processes: set[subprocess.Popen[bytes]],
+    lock: int,
+) -> None:
+    """Runs an `hf-dgl` command to its end; what it says goes to the log."""
+    with open(log, "ab") as errors, open(out, "ab" if out == log else "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hf_dgl", *words],
+            env={**os.environ, **place},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            pass_fds=(lock,) if fcntl is not None else (),
+        )
+        processes.add(process)
+        code = process.wait()
+        processes.discard(process)
+    if code:
+        said = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace").strip())
+        how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+        raise RuntimeError("\n".join([*said[-_LAST_LINES:], f"({how}; all of it: {log})"]))
+
+
+def save_comparison(comparison: Comparison, folder: Path) -> None:
+    """Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.png."""
+    try:
+        plot_comparison(comparison, folder / "comparison.png")
+    except ValueError as error:
+        comparison.notes.append(f"There is no comparison.png. {error}")
+    comparison.save(folder)
+
+
+def _result(run: Run) -> Result:
+    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES)]
+    found: dict[str, Any] = {}
+    for scored in files:
+        found |= json.loads(scored.read_text(encoding="utf-8")) if scored.is_file() else {}
+    return Result(
+        run.method,
+        run.seed,
+        run.settings,
+        run.modality,
+        str(run.folder),
+        metrics["test"],
+        metrics.get("validation", {}),
+        metrics.get("train", {}).get("train_runtime", float("nan")),
+        found.get("contributions", {}),
+        found.get("subsets", {}),
+        found.get("probes", {}),
+    )
+
+
+def _selection(recipe: Recipe) -> str:
+    training = recipe.training
+    if not training.load_best_model_at_end:
+        return "Scored is the model at the end of training: the recipe sets no `load_best_model_at_end`."
+    return f"Scored is the best model on the validation split by {training.metric_for_best_model or 'loss'}."

@@ -1,0 +1,298 @@
+"""A page on which anybody can try a fine-tuned model: what it answers, and what each modality alone would have said.
+
+    build(model_id)        the app, a `gradio.Blocks`; `.launch()` serves it
+    space_files(model_id)  the files of a Hugging Face Space that shows it
+
+Nothing leaves the machine: no analytics, no public link, no fonts from elsewhere, and only 127.0.0.1 unless asked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from .cross_modal_pipeline import CrossModalPipeline
+from .load import pipeline
+
+_TOP_K = 5
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+_EMPTY = "The answer will stand here."
+_NOTHING = "Give the model something first: {}. One is enough."
+
+
+def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
+    """The demo page of a model.
+
+    Args:
+        model: A folder that `hf-dgl train` wrote, a Hub id, or a pipeline.
+        **kwargs: Of `hf_dgl.pipeline`: `device`, `revision`, `token`, ...
+
+    Returns:
+        A `gradio.Blocks`. Its `.launch()` serves it on 127.0.0.1.
+
+    Raises:
+        ValueError: the extra `demo` is not installed, or the model is of another kind.
+
+    Example:
+
+        >>> build("outputs/image_text").launch()
+    """
+    gradio = _gradio()
+    name = "a model" if isinstance(model, CrossModalPipeline) else str(model)
+    pipe = model if isinstance(model, CrossModalPipeline) else pipeline(model, **kwargs)
+    arrays = [modality for modality in pipe.modalities if pipe.kind(modality) == "array"]
+    if arrays:
+        raise ValueError(f"{name} reads arrays of features ({', '.join(arrays)}), which nobody can type into a page.")
+    how = (
+        "all of them together; below is also what each alone would have said."
+        if pipe.needs_all
+        else "together, or whichever are there. Switch one off to see what the model says without it."
+    )
+    with gradio.Blocks(title=f"{Path(name).name} - hf_dgl", analytics_enabled=False) as app:
+        gradio.Markdown(f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: {how}")
+        with gradio.Row(equal_height=False):
+            with gradio.Column(scale=1, min_width=320):
+                values, switches = _inputs(gradio, pipe)
+                with gradio.Row():
+                    clear = gradio.Button("Clear", variant="secondary")
+                    ask = gradio.Button("Ask the model", variant="primary")
+            with gradio.Column(scale=1, min_width=320):
+                note = gradio.Markdown(_EMPTY, elem_id="note")
+                answers = _answers(gradio, pipe)
+        inputs, outputs = [*values, *switches], [note, *answers]
+
+        def respond(*given: Any) -> list[Any]:
+            return answer(pipe, given)
+
+        def respond_again(*given: Any) -> list[Any]:  # a switch on an empty page is no question yet
+            return answer(pipe, given) if any(_is_there(value) for value in given[: len(values)]) else _blank(pipe)
+
+        ask.click(respond, inputs, outputs, api_name="predict")
+        for value, kind in zip(values, map(pipe.kind, pipe.modalities), strict=True):
+            if kind == "text":
+                value.submit(respond, inputs, outputs, api_name=False)
+        for switch in switches:
+            switch.change(respond_again, inputs, outputs, api_name=False)
+        clear.click(
+            lambda: [*(None for _ in values), *(True for _ in switches), *_blank(pipe)], None, inputs + outputs
+        )
+        examples = _examples(name, pipe)
+        if examples:
+            gradio.Examples(examples, values, label="Examples")
+    return app
+
+
+def launch(model: str, host: str = "127.0.0.1", port: int | None = None, **kwargs: Any) -> None:
+    """Serves a model's page until it is stopped.
+
+    Args:
+        model: A folder or a Hub id.
+        host: `0.0.0.0` lets other machines in.
+        port: Default: the first free one from 7860.
+        **kwargs: Of [`build`].
+
+    Raises:
+        ValueError: as [`build`].
+        OSError: the port is taken.
+
+    Example:
+
+        >>> launch("outputs/image_text", port=7860)
+    """
+    app = build(model, **kwargs)
+    app.launch(server_name=host, server_port=port, **launch_settings())
+
+
+def launch_settings() -> dict[str, Any]:
+    """How [`launch`] serves a page: no public link, errors shown, fonts of the visitor's own machine."""
+    gradio = _gradio()
+    theme = gradio.themes.Soft(font=_FONTS, font_mono=["ui-monospace", "monospace"])
+    return {"share": False, "show_error": True, "theme": theme, "footer_links": [], "ssr_mode": False}
+
+
+def answer(pipe: CrossModalPipeline, given: Any) -> list[Any]:
+    """What the page shows.
+
+    Args:
+        pipe: The model.
+        given: Per modality its value, then per modality whether it is switched on.
+
+    Returns:
+        A note, the fused answer, and one answer per modality; `{label: probability}` each, or a number (regression).
+        If nothing is given, or a file cannot be read, the note says so and the answers are None.
+
+    Example:
+
+        >>> answer(pipe, [None, "an even digit", True, True])[0]
+        'From the **text** only.'
+    """
+    names = pipe.modalities
+    values, switches = given[: len(names)], given[len(names) :]
+    there = [name for name, value in zip(names, values, strict=True) if _is_there(value)]
+    used = [name for name, is_on in zip(names, switches, strict=True) if name in there and is_on]
+    if not there:
+        return [_NOTHING.format(_listed(names, "or")), *_blank(pipe)[1:]]
+    if not used:
+        return [f"Everything is switched off: switch on {_listed(there, 'or')}.", *_blank(pipe)[1:]]
+    row = {name: _read(pipe, name, value) for name, value in zip(names, values, strict=True) if name in used}
+    try:
+        found = pipe(row, top_k=_TOP_K)
+    except ValueError as error:
+        reason = str(error).partition(" Replace the file")[0]  # the rest is advice for data sets
+        reason = re.sub(r" '?<_io\.BytesIO object at \w+>'?", "", reason)
+        return [f"**That did not work.** {reason}", *_blank(pipe)[1:]]
+    without = [name for name in there if name not in used]
+    note = f"From the **{_listed(used, 'and')}**" + (" only." if len(used) == 1 else ".")
+    note += f" Without the {_listed(without, 'and')}." if without else ""
+    return [note, _shown(found), *(_shown(found.get("modalities", {}).get(name)) for name in names)]
+
+
+def space_files(model_id: str) -> dict[str, str]:
+    """The files of a Space that shows a model.
+
+    Args:
+        model_id: `user/name` on the Hub.
+
+    Returns:
+        File name -> text: `app.py`, `requirements.txt`, `README.md` with the Space's settings.
+
+    Raises:
+        ValueError: the extra `demo` is not installed (its version goes into the settings).
+
+    Example:
+
+        >>> print(space_files("user/digits")["app.py"])
+        from hf_dgl.inference.demo import build, launch_settings
+        <BLANKLINE>
+        build('user/digits').launch(**launch_settings())
+    """
+    title = model_id.rpartition("/")[2]
+    imports = "from hf_dgl.inference.demo import build, launch_settings"
+    app = f"{imports}\n\nbuild({model_id!r}).launch(**launch_settings())\n"
+    readme = f"""---
+title: {title}
+emoji: 🔎
+colorFrom: blue
+colorTo: green
+sdk: gradio
+sdk_version: {_gradio().__version__}
+app_file: app.py
+models:
+- {model_id}
+---
+
+Try [{model_id}](https://huggingface.co/{model_id}): together, and each modality alone. Made with hf_dgl.
+"""
+    return {"app.py": app, "requirements.txt": f"hf-dgl[demo]=={version('hf-dgl')}\n", "README.md": readme}
+
+
+# ------------------------------------------------------------------------------------------------ the page's parts
+
+
+def _inputs(gradio: Any, pipe: CrossModalPipeline) -> tuple[list[Any], list[Any]]:
+    """One component and one switch per modality."""
+    values, switches = [], []
+    for name in pipe.modalities:
+        kind = pipe.kind(name)
+        with gradio.Column(variant="panel"):
+            if kind == "image":
+                image = gradio.Image(label=name, type="filepath", sources=["upload", "clipboard"], height=220)
+                values.append(_path_only(image))
+            elif kind == "audio":
+                audio = gradio.Audio(label=name, type="filepath", sources=["upload", "microphone"])
+                values.append(_path_only(audio))
+            else:
+                values.append(
+                    gradio.Textbox(label=name, lines=2, max_lines=6, placeholder="Type a text", submit_btn=False)
+                )
+            switches.append(
+                gradio.Checkbox(value=True, label=f"Use the {name}", elem_id=f"use-{name}", visible=not pipe.needs_all)
+            )
+    return values, switches
+
+
+def _answers(gradio: Any, pipe: CrossModalPipeline) -> list[Any]:
+    """One field for all together, and one per modality."""
+
+    def field(label: str, elem_id: str) -> Any:
+        if _is_regression(pipe):
+            return gradio.Number(label=label, elem_id=elem_id, interactive=False, min_width=120)
+        return gradio.Label(label=label, elem_id=elem_id, num_top_classes=_TOP_K, min_width=120)
+
+    fused = field("all together", "fused")
+    with gradio.Row():
+        return [fused, *(field(f"{name} alone", f"alone-{name}") for name in pipe.modalities)]
+
+
+def _blank(pipe: CrossModalPipeline) -> list[Any]:
+    return [_EMPTY, None, *(None for _ in pipe.modalities)]
+
+
+def _shown(found: dict[str, Any] | None) -> Any:
+    if found is None:
+        return None
+    return found["scores"] if "scores" in found else found["score"]
+
+
+def _is_regression(pipe: CrossModalPipeline) -> bool:
+    config = pipe.model.config
+    return config.num_labels == 1 and config.problem_type in ("regression", None)
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _read(pipe: CrossModalPipeline, name: str, value: Any) -> Any:
+    """An uploaded file under its own name: messages are not to tell where this machine keeps it."""
+    if pipe.kind(name) == "text":
+        return value
+    return {"path": Path(value).name, "bytes": Path(value).read_bytes()}
+
+
+def _path_only(component: Any) -> Any:
+    """Hands us the uploaded file as it is: decoding is ours, and so are the words when a file is none."""
+    component.preprocess = lambda payload: None if payload is None else payload.path
+    return component
+
+
+def _examples(name: str, pipe: CrossModalPipeline) -> list[list[Any]]:
+    """Those that the model's card lists under `widget`: by modality, e.g. `{image: four.png, text: an even digit}`."""
+    from huggingface_hub import ModelCard
+
+    try:
+        card = cached_file(name, "README.md", _raise_exceptions_for_missing_entries=False)
+        entries = ModelCard.load(card).data.get("widget") if card is not None else None
+    except (OSError, ValueError):  # no card, or none that can be read: the page goes without examples
+        return []
+    found = []
+    for entry in entries or []:
+        if not isinstance(entry, dict) or not set(entry) & set(pipe.modalities):
+            continue
+        row: list[Any] = []
+        for modality in pipe.modalities:
+            value = entry.get(modality)
+            if value is not None and pipe.kind(modality) != "text" and "://" not in str(value):
+                value = cached_file(name, str(value), _raise_exceptions_for_missing_entries=False)
+            row.append(value)
+        found.append(row)
+    return found
+
+
+def _listed(names: list[str], word: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _gradio() -> Any:
+    if find_spec("gradio") is None:
+        raise ValueError('The demo needs the package gradio. Type: pip install -c constraints.txt -e ".[demo]"')
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+    import gradio
+
+    return gradio

@@ -1,0 +1,204 @@
+"""Two proofs that a model is routed rightly, on one of its own batches.
+
+The *exact-gradient check* compares what one disentangled backward leaves in `.grad` with `torch.autograd.grad` per
+loss and group, computed without any truncation. It cannot see a wrong partition, because it shares it. The *leak
+check* can: it changes the inputs of the absent modalities, and a unimodal loss that moves was not unimodal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .cut import Cut
+from .engine import Engine
+from .outputs import entry, map_tensors, tensors_in
+from .passes import MULTIMODAL, Pass, Run
+
+
+class CheckError(RuntimeError):
+    """A check failed; the message is the whole report."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What [`check`] measured.
+
+    Attributes:
+        gradient_error: Group (modality or `fusion`) -> largest absolute difference between a gradient and the
+            oracle's, relative to the group's largest gradient.
+        leak: Modality -> largest change of its unimodal output when the other modalities' inputs are changed, relative
+            to the output's size; None where no `inputs` are declared to change.
+        tolerance: Above it a check has failed (by the parameters' dtype).
+    """
+
+    gradient_error: dict[str, float]
+    leak: dict[str, float | None]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        leaks = [leak for leak in self.leak.values() if leak is not None]
+        return all(value <= self.tolerance for value in [*self.gradient_error.values(), *leaks])
+
+    def __str__(self) -> str:
+        lines = [f"tolerance {self.tolerance:g}"]
+        for group, error in self.gradient_error.items():
+            verdict = "exact" if error <= self.tolerance else "WRONG"
+            lines.append(f"gradients of {group}: {verdict} (relative error {error:.1e})")
+        for modality, leak in self.leak.items():
+            if leak is None:
+                lines.append(f"{modality} alone: leak not checked (the other modalities declare no `inputs`)")
+            elif leak <= self.tolerance:
+                lines.append(f"{modality} alone: no leak ({leak:.1e})")
+            else:
+                lines.append(
+                    f"{modality} alone: LEAK, its output changes by {leak:.1e} with the inputs of the other "
+                    "modalities. Something that reads them is not in any `encoder`; add its module path."
+                )
+        return "\n".join(lines)
+
+
+def check(handle: Engine, batch: Mapping[str, Any]) -> CheckReport:
+    """Runs both checks of this file; the model, its gradients, buffers and random state are left as they were.
+
+    Args:
+        handle: From [`hf_dgl.disentangle`].
+        batch: Keyword arguments of the model, with labels (the model must compute a loss).
+
+    Returns:
+        The report, to be printed.
+
+    Raises:
+        CheckError: if a check fails.
+        ValueError: if the model gives no loss for this batch.
+    """
+    parameter = next(handle.model.parameters())
+    # Room for sums in another order, far below the size of a misrouted gradient.
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(parameter.dtype, 3e-2)
+    with _quiet(handle):
+        report = CheckReport(_gradient_errors(handle, batch), _leaks(handle, batch), tolerance)
+    if not report.passed:
+        raise CheckError(str(report))
+    return report
+
+
+@contextmanager
+def _quiet(handle: Engine) -> Iterator[None]:
+    """No dropout (every module but the root in eval mode), no trace in gradients, buffers and random state."""
+    model = handle.model
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    model.eval()
+    model.training = True  # the hooks look at the root
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        with torch.random.fork_rng(devices={p.device for p, _ in gradients if p.device.type == "cuda"}):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def _gradient_errors(handle: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
+    output = handle.model(**batch)
+    loss = entry(output, "loss")
+    if loss is None:
+        raise ValueError(
+            f"The check needs a loss, and {type(handle.model).__name__} returned none: give a batch with labels, "
+            "and let the forward compute the loss from them and return it as `loss` of a dict or a `ModelOutput` (not "
+            "of a tuple)."
+        )
+    loss.backward()
+    trainable = {name: p for name, p in handle.model.named_parameters() if p.requires_grad}
+    actual = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable.items()}
+    expected = _oracle(handle, batch, trainable)
+    errors = {}
+    for group in handle.partition.groups:
+        names = [name for name in handle.partition.parameter_names(group) if name in trainable]
+        if names:
+            size = max(float(expected[name].abs().max()) for name in names)
+            error = max(float((actual[name] - expected[name]).abs().max()) for name in names)
+            errors[group] = error / size if size else error
+    return errors
+
+
+def _oracle(
+    handle: Engine, batch: Mapping[str, Any], trainable: Mapping[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """The gradients of DGL's definition: every loss with everything trainable, then each group takes its own terms."""
+    owners = handle.partition.owners
+    expected = {name: torch.zeros_like(p) for name, p in trainable.items()}
+    alone = [name for name in handle.partition.modalities if handle.alpha[name] > 0]
+    for term in [MULTIMODAL, *alone]:
+        loss = entry(_untruncated(handle, batch, term), "loss")
+        found = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+        for name, gradient in zip(trainable, found, strict=True):
+            if gradient is not None:
+                expected[name] += _weight(handle, term, owners[name]) * gradient
+    return expected
+
+
+def _weight(handle: Engine, term: str, owners: frozenset[str]) -> float:
+    """How much of a loss's gradient a parameter gets (the table of `disentangle.py`)."""
+    if term == MULTIMODAL:
+        return max((handle.multimodal_to_encoders[owner] for owner in owners), default=1.0)
+    if owners:
+        return handle.alpha[term] if term in owners else 0.0
+    return handle.alpha[term] if handle.unimodal_to_fusion else 0.0
+
+
+def _untruncated(handle: Engine, batch: Mapping[str, Any], term: str) -> Any:
+    """The model's output for one loss with nothing truncated: the other encoders absent, the rest as in plain
+    training."""
+    everything = frozenset(handle.partition.groups)
+    passes = [Pass(MULTIMODAL, everything, 1.0), Pass(term, everything, 1.0)]
+    cuts = {name: Cut(frozenset(), "the check reuses nothing") for name in handle.partition.modalities}
+    run = Run(handle.model, handle.partition, dict(batch), passes, cuts, handle.multimodal_to_encoders, training=True)
+    return handle.run_passes(run)[-1]
+
+
+def _leaks(handle: Engine, batch: Mapping[str, Any]) -> dict[str, float | None]:
+    leaks: dict[str, float | None] = {}
+    for name in handle.partition.modalities:
+        others = [modality for other, modality in handle.partition.modalities.items() if other != name]
+        changed = dict(batch)
+        for other in others:
+            changed = other.vary(changed) if other.vary is not None else _varied(changed, other.inputs)
+        if all(changed.get(key) is value for key, value in batch.items()):
+            leaks[name] = None
+            continue
+        with torch.no_grad():
+            outputs = [_untruncated(handle, inputs, name) for inputs in (batch, changed)]
+        before, after = (torch.cat([t.double().flatten() for t in _compared(output)]) for output in outputs)
+        leaks[name] = float((before - after).abs().max() / before.abs().max().clamp_min(1e-12))
+    return leaks
+
+
+def _compared(output: Any) -> list[torch.Tensor]:
+    """What must not move: the loss and the logits (other entries may show the absent modality's own features)."""
+    named = [entry(output, key) for key in ("loss", "logits")]
+    found = [tensor for tensor in named if isinstance(tensor, torch.Tensor)]
+    return found or [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+
+
+def _varied(batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The batch with other values of some of its inputs."""
+    return {
+        key: map_tensors(_changed, value) if key in keys and value is not None else value
+        for key, value in batch.items()
+    }
+
+
+def _changed(tensor: torch.Tensor) -> torch.Tensor:
+    """Other values of the same kind: rows and positions reversed (token ids and masks stay valid), floats scaled
+    too."""
+    flipped = tensor.flip(tuple(range(tensor.dim())))
+    return flipped * 1.5 + 0.5 if tensor.is_floating_point() else flipped

@@ -1,0 +1,101 @@
+"""Disentangled gradient learning (DGL, ICCV 2025, arXiv 2507.10213) for any torch model: hooks, and one backward pass.
+
+| loss | computed with | may change |
+|---|---|---|
+| multimodal `L_τ` | all modalities | the fusion's parameters, and nothing else |
+| unimodal `L_m` | modality `m` alone, same fusion weights | the parameters of encoder `m`, and nothing else |
+
+`L = L_τ + Σ_m α_m L_m`, each term routed as in the table. The routing happens while the graph is *built*, so one
+ordinary `loss.backward()` gives exactly these gradients, under gradient accumulation, a loss scaler, DDP and FSDP
+alike:
+
+1. *Multimodal pass.* The model runs. Each encoder's output is remembered with its graph; the fusion gets a detached
+    copy.
+2. *Unimodal pass for each `m`.* The model's forward runs again, inside the same call of the model. Encoder `m` returns
+   what is remembered of it, the other modalities are absent, and the fusion's parameters do not require gradients
+   meanwhile.
+
+Where an encoder's output cannot stand for the encoder (parameters that bypass it, weights tied across the cut,
+interleaved layers; see `cut.py`), the encoder runs again in its own pass and only its parameters require gradients
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .checks import CheckReport, check
+from .engine import Engine
+from .modalities import FUSION
+from .outputs import DisentangledOutput, entry
+from .passes import MULTIMODAL
+
+
+class Disentangled(Engine):
+    """The handle that [`hf_dgl.disentangle`] returns; also a context manager that removes itself at the end.
+
+    Attributes:
+        model: The model that the hooks sit on (the one inside a DDP wrapper).
+        partition: Which modules and parameters belong to which modality.
+        alpha, multimodal_to_encoders: One number per modality; may be changed between steps. An `alpha` may also be a
+            scalar tensor on the model's device: then nothing waits for its value.
+        cuts: For each modality that was trained so far, how it meets the fusion: reused or run again, and why.
+        scores_alone: Whether modalities without unimodal loss are run alone, too: in a pass that trains nothing.
+        meter: Set to a [`~hf_dgl.method.gradient_meter.GradientMeter`], it measures the gradients at the encoders'
+            outputs.
+    """
+
+    def loss(self, output: Any, criterion: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """The DGL total for a loss that is computed outside of the model.
+
+        Args:
+            output: What the disentangled model returned.
+            criterion: Gives the loss of one output of the model, `lambda out: cross_entropy(out.logits, labels)`.
+
+        Returns:
+            `L_τ + Σ α_m L_m`, a scalar; the terms are put into `output.losses`.
+        """
+        wrapped = isinstance(output, DisentangledOutput)
+        outputs = {MULTIMODAL: output.output if wrapped else output, **(entry(output, "unimodal") or {})}
+        losses = {name: criterion(entry) for name, entry in outputs.items()}
+        shares = {share: criterion(entry) for share, entry in (entry(output, "encoder_share") or {}).items()}
+        if isinstance(output, Mapping):
+            output["losses"] = losses  # type: ignore[index]
+        else:
+            output.losses = losses
+        return self._total(losses, shares)
+
+    def check(self, batch: Mapping[str, Any]) -> CheckReport:
+        """Proves on one batch that the routing of this model is right; see [`hf_dgl.method.checks.check`].
+
+        Returns:
+            A report; `print` it.
+
+        Raises:
+            hf_dgl.method.checks.CheckError: if an absent modality leaks into a unimodal loss, or a gradient is not the
+            oracle's.
+        """
+        return check(self, batch)
+
+    def explain(self) -> str:
+        """One line per modality: its parameters, its weights, and whether its encoder is reused or run again."""
+        sizes = dict(self.model.named_parameters(remove_duplicate=False))
+        lines = []
+        for group in self.partition.groups:
+            unique = {id(sizes[name]): sizes[name] for name in self.partition.parameter_names(group)}.values()
+            total, trainable = sum(p.numel() for p in unique), sum(p.numel() for p in unique if p.requires_grad)
+            line = f"{group}: {total:,} parameters, {trainable:,} trainable"
+            if group != FUSION:
+                line += f", alpha {float(self.alpha[group]):g}, share {self.multimodal_to_encoders[group]:g}"
+                line += f"; {self._cut_in_words(group)}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def _cut_in_words(self, modality: str) -> str:
+        cut = self.cuts.get(modality)
+        if cut is None:
+            return "reuse is decided at the first training step"
+        return "encoder output reused" if cut.reuse else f"encoder runs again in its own pass: {cut.obstacle}"

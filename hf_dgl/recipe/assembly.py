@@ -1,0 +1,254 @@
+"""From a recipe to what is trained: data, processor, model and collator, put together.
+
+recipe -> load_splits -> build_processor -> build_model -> Parts
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset
+from transformers import AutoConfig, PreTrainedConfig
+
+from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, load_data, prepare_splits
+from hf_dgl.data.limits import remember_crops
+from hf_dgl.data.streaming import head, shuffle_streams
+from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
+from hf_dgl.models.adapters import add_adapters, quantized
+from hf_dgl.models.encoder_specs import processor_source, resolve_encoder
+from hf_dgl.models.native import TEXT, NativeProcessor, class_of, is_native, load_native, load_trained
+
+from .recipe import Recipe
+
+_TOKENIZER_ROWS = 10_000  # of a stream, for the vocabulary of a text encoder from scratch
+
+_DATA_ARGUMENTS_OF_LATER_STEPS = (  # which need the labels, or to know which encoder reads the rows
+    "class_names max_audio_seconds on_error preprocessing_num_workers shuffle_buffer_size"
+).split()
+
+
+@dataclass
+class Parts:
+    """What a recipe names, put together: see [`assemble`].
+
+    Args:
+        model, processor: New, or as the recipe's checkpoint has them.
+        splits: `train`, `validation`, `test`, with encoded labels.
+        collator: From rows of `splits` to the model's arguments.
+    """
+
+    model: Any
+    processor: Any
+    splits: Mapping[str, Any]
+    collator: CrossModalCollator
+
+
+def assemble(recipe: Recipe) -> Parts:
+    """Data, processor and model of a recipe, ready to be trained.
+
+    Args:
+        recipe: From `load_recipe` or `make_recipe`.
+
+    Raises:
+        ValueError: on data, labels or encoders that do not fit (says what to type instead).
+
+    Example:
+
+        >>> parts = assemble(load_recipe("recipes/quickstart/image_text.yaml"))
+        >>> parts.model(**parts.collator([parts.splits["train"][0]])).loss
+    """
+    _check_streaming(recipe)
+    wanted: Any = recipe.model.encoders or {}
+    encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
+    splits = load_splits(recipe, list(encoders) or _saved_processor(recipe).modalities)
+    processor = build_processor(recipe, encoders, splits["train"])
+    splits = _prepared(splits, processor, recipe, is_training=True)
+    labels = _labels(recipe, splits["train"], processor)
+    model = build_model(recipe, encoders, labels)
+    splits = splits if labels is None else labels.encode(splits)
+    splits = shuffle_streams(splits, recipe.data.shuffle_buffer_size, recipe.data.dataset_seed)
+    splits = _countable(splits, recipe)
+    return Parts(model, processor, splits, _collator(model, processor, recipe.data.max_audio_seconds))
+
+
+def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None = None) -> Parts:
+    """A fine-tuned model, and the one split of a recipe's data to score it on.
+
+    Args, Raises: As [`evaluate`].
+
+    Example:
+
+        >>> parts_to_score("outputs/image_text", load_recipe("outputs/image_text/recipe.yaml")).splits
+        {'evaluated': Dataset({...})}
+    """
+    _check_streaming(recipe)
+    model, processor = load_trained(str(model_id), token=recipe.model.token)
+    if split not in (None, "train", "validation", "test"):
+        recipe.data.test_split, split = split, "test"
+    split = split or ("validation" if recipe.data.test_split is None else "test")
+    splits = load_splits(recipe, processor.modalities)
+    rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
+    if not writes_text(processor):
+        rows = LabelSpec.from_config(model.config).encode(rows, split)
+    rows = _countable({"evaluated": rows}, recipe)
+    return Parts(model, processor, rows, _collator(model, processor, recipe.data.max_audio_seconds))
+
+
+def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
+    """The recipe's data as `train`, `validation` and `test`, with a column per modality and `label`.
+
+    Args:
+        recipe: Its `data` says what is read.
+        modalities: The columns that are wanted.
+
+    Raises:
+        ValueError: if there is no such data set, split or column, or it is empty.
+    """
+    wanted = dataclasses.asdict(recipe.data)
+    for name in _DATA_ARGUMENTS_OF_LATER_STEPS:
+        del wanted[name]
+    seed, revision = wanted.pop("dataset_seed"), wanted.pop("dataset_revision")
+    with recipe.training.main_process_first(desc="reading the data"):
+        return load_data(**wanted, modalities=modalities, seed=seed, revision=revision, token=recipe.model.token)
+
+
+def _check_streaming(recipe: Recipe) -> None:
+    """What several processes need to share a stream."""
+    if not recipe.data.streaming or recipe.training.world_size == 1:
+        return
+    if recipe.data.max_eval_samples is None:
+        raise ValueError(
+            "streaming: several processes score a split exactly only if they know its length. Say how many rows to "
+            "evaluate on, e.g. `--max_eval_samples 2000` (they are kept in memory)."
+        )
+    accelerator_config: Any = recipe.training.accelerator_config
+    accelerator_config.dispatch_batches = False  # each process takes its rows itself: texts differ in length
+
+
+def _countable(splits: Any, recipe: Recipe) -> Any:
+    """With several processes: streams to evaluate on as data sets with a length."""
+    if not recipe.data.streaming or recipe.training.world_size == 1:
+        return splits
+    count = recipe.data.max_eval_samples or 0
+    return {name: part if name == "train" else head(part, count) for name, part in splits.items()}
+
+
+def _prepared(splits: Any, processor: Any, recipe: Recipe, is_training: bool) -> Any:
+    return prepare_splits(
+        splits,
+        processor,
+        on_error=recipe.data.on_error,
+        max_audio_seconds=recipe.data.max_audio_seconds,
+        num_workers=recipe.data.preprocessing_num_workers,
+        output_dir=recipe.training.output_dir if is_training else None,
+        is_training=is_training,
+        is_main_process=recipe.training.process_index == 0,
+    )
+
+
+def build_processor(
+    recipe: Recipe, encoders: Mapping[str, Any], train_dataset: Dataset
+) -> CrossModalProcessor | NativeProcessor:
+    """The checkpoints' own processors, and default ones for encoders that are built from scratch.
+
+    Args:
+        recipe: For the access to the Hub.
+        encoders: Modality -> what [`resolve_encoder`] gave; none: the processor of `model_name_or_path`.
+        train_dataset: A tokenizer learns its vocabulary from it.
+    """
+    processor: CrossModalProcessor | NativeProcessor
+    if encoders:
+        if isinstance(train_dataset, IterableDataset):
+            train_dataset = head(train_dataset, _TOKENIZER_ROWS)
+        sources = {name: processor_source(encoder, train_dataset[name]) for name, encoder in encoders.items()}
+        processor = CrossModalProcessor.from_encoders(sources, **_hub_kwargs(recipe))
+    else:
+        processor = _saved_processor(recipe)
+    remember_crops(processor, recipe.data.max_audio_seconds)
+    return processor
+
+
+def _labels(recipe: Recipe, train_dataset: Any, processor: Any) -> LabelSpec | None:
+    """What the labels mean; None where the model writes them as text."""
+    if writes_text(processor):
+        return None
+    return LabelSpec.from_dataset(train_dataset, recipe.model.problem_type, class_names=recipe.data.class_names)
+
+
+def writes_text(processor: Any) -> bool:
+    return isinstance(processor, NativeProcessor) and processor.head == TEXT
+
+
+def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec | None) -> Any:
+    """The recipe's encoders and fusion, with a head for these labels; inside a `PeftModel` if the recipe wants LoRA.
+
+    Args:
+        recipe: Its `model` holds the fusion's settings.
+        encoders: Modality -> what [`resolve_encoder`] gave; none: the model of `model_name_or_path`.
+        labels: From the training split; None for a checkpoint that writes text.
+    """
+    if not encoders and is_native(str(recipe.model.model_name_or_path), **_hub_kwargs(recipe)):
+        return _native_model(recipe, labels)
+    assert labels is not None
+    head: dict[str, Any] = {
+        "num_labels": labels.num_labels,
+        "id2label": labels.id2label,
+        "label2id": labels.label2id,
+        "problem_type": labels.problem_type,
+    }
+    if not encoders:  # a new head, where the labels are not as many as those of the saved one
+        model = CrossModalForSequenceClassification.from_pretrained(
+            recipe.model.model_name_or_path, ignore_mismatched_sizes=True, **head, **_hub_kwargs(recipe)
+        )
+    else:
+        if recipe.model.bits:
+            encoders = quantized(encoders, recipe.model.bits)
+        names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
+        fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
+        model = CrossModalForSequenceClassification.from_encoders(encoders, **head, **fusion, **_hub_kwargs(recipe))
+    return model if recipe.model.peft is None else _with_adapters(model, recipe, encoders)
+
+
+def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, encoders: Mapping[str, Any]) -> Any:
+    wanted: Any = recipe.model
+    base = {name: getattr(wanted, name) for name in ("encoders", "model_name_or_path", "revision", "bits")}
+    return add_adapters(
+        model,
+        wanted.peft,
+        new=[name for name, encoder in encoders.items() if isinstance(encoder, PreTrainedConfig)],
+        frozen=recipe.training.freeze or [],
+        base={name: value for name, value in base.items() if value is not None},
+    )
+
+
+def _native_model(recipe: Recipe, labels: LabelSpec | None) -> Any:
+    if recipe.model.peft is not None:
+        raise ValueError(
+            "peft: LoRA is offered for models that are built from `encoders`. For a multimodal checkpoint give "
+            "DGLTrainer the model that `peft.get_peft_model` returns."
+        )
+    source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
+    kind = class_of(AutoConfig.from_pretrained(source, **hub), recipe.model.model_class)
+    return load_native(source, kind, labels, **hub)
+
+
+def _saved_processor(recipe: Recipe) -> CrossModalProcessor | NativeProcessor:
+    source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
+    if is_native(source, **hub):
+        return NativeProcessor.from_pretrained(source, recipe.model.model_class, **hub)
+    return CrossModalProcessor.from_pretrained(source, **hub)
+
+
+def _hub_kwargs(recipe: Recipe) -> dict[str, Any]:
+    model = recipe.model
+    return {"token": model.token, "revision": model.revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _collator(model: Any, processor: Any, max_audio_seconds: float | None = None) -> CrossModalCollator:
+    labels = None if writes_text(processor) else LabelSpec.from_config(model.config)
+    kind = NativeCollator if isinstance(processor, NativeProcessor) else CrossModalCollator
+    return kind(processor, labels, max_audio_seconds)

@@ -1,0 +1,181 @@
+"""`DGLTrainingArguments`: the Trainer's arguments, and the method's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hf_dgl.method.methods import ALL_METHODS, AS_PUBLISHED, UNIMODAL
+from hf_dgl.method.modalities import did_you_mean
+
+
+@dataclass
+class DGLTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the settings of disentangled gradient learning.
+
+    Differences to upstream's defaults: `remove_unused_columns` is False (the collator reads whole rows).
+
+    Raises:
+        ValueError: an unknown `method`, or a setting that the method fixes.
+
+    Example:
+
+        >>> DGLTrainingArguments("out", method="dgl", alpha={"image": 2.0, "text": 1.0})
+    """
+
+    method: str | None = field(
+        default=None,
+        metadata={
+            "help": "`dgl`: each encoder learns from its own unimodal loss, the fusion from the multimodal loss. "
+            "`adaptive_dgl`: the multimodal loss trains the encoders, too, and the unimodal losses come in where the "
+            "modalities repeat one another; where the label is told by their interplay it is joint training. "
+            "`joint`: plain training with the multimodal loss. `auxiliary`: unimodal losses are added, nothing is "
+            "truncated. `multimodal_truncation`, `unimodal_truncation`: only one of DGL's two truncations (the "
+            "paper's ablations). Baselines by others: `ogm_ge` slows down the encoder of the modality that predicts "
+            "better by itself; `g_blending` weighs all losses by how they overfit and generalise; `unimodal` trains "
+            "`modality` without the others. Default: `dgl`, unless another is better for the checkpoint.",
+            "choices": list(ALL_METHODS),
+        },
+    )
+    alpha: float | dict[str, float] | str = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the unimodal losses: one number, or `image=1 text=2`. With Adam-like optimisers it "
+            "acts through gradient clipping only; use `encoder_learning_rate` there."
+        },
+    )
+    multimodal_to_encoders: float | dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Share (0 to 1) of the multimodal loss's gradient that passes to the encoders: one number, or one "
+            "per modality. Default: what `method` says (0 for dgl)."
+        },
+    )
+    modality: str | None = field(
+        default=None,
+        metadata={"help": "For `method: unimodal`: the one modality whose encoder is built and trained, e.g. image."},
+    )
+    ogm_alpha: float = field(
+        default=0.1,
+        metadata={
+            "help": "For `method: ogm_ge`: how strongly the dominant encoder is slowed down; its gradient is "
+            "multiplied by 1 - tanh(ogm_alpha * ratio). With Adam-like optimisers a constant factor cancels out."
+        },
+    )
+    ogm_noise: bool = field(
+        default=True,
+        metadata={"help": "For `method: ogm_ge`: add Gaussian noise of the gradients' size to the encoders (GE)."},
+    )
+    ogm_start_epoch: float = field(
+        default=0.0, metadata={"help": "For `method: ogm_ge`: modulate from this epoch on."}
+    )
+    ogm_end_epoch: float | None = field(
+        default=None, metadata={"help": "For `method: ogm_ge`: modulate until this epoch. Default: to the end."}
+    )
+    partition: str | None = field(
+        default=None,
+        metadata={
+            "help": "For checkpoints whose text encoder attends to the image (BLIP, Mllama, ...): where it ends. "
+            "`embeddings`: the layers that mix modalities belong to the fusion as a whole. `by_name`: within them, "
+            "all but the cross-attention belongs to the text. `hf-dgl inspect` shows what each gives."
+        },
+    )
+    encoder_learning_rate: float | dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoders: one number, or one per modality. Default: `learning_rate`, as for "
+            "the fusion."
+        },
+    )
+    learning_rate_mapping: dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the parameters in whose names a regular expression is found: "
+            "`embeddings=1e-6 '^classifier=1e-3'`. The first expression that matches counts; it wins over "
+            "`encoder_learning_rate`, which wins over `learning_rate`."
+        },
+    )
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that are not trained: modalities (their encoders), or `fusion` for all that is no encoder. "
+            "A frozen encoder needs no unimodal pass."
+        },
+    )
+    clip_by_group: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Clip each encoder's and the fusion's gradient by its own norm (`max_grad_norm`), since one "
+            "global norm lets them scale one another. Default: True, except for `joint` and the baselines by others."
+        },
+    )
+    log_gradients: bool = field(
+        default=False,
+        metadata={
+            "help": "Log, for each modality, the norm of the multimodal loss's gradient at its encoder's output, "
+            "relative to its unimodal loss's (`grad_ratio_image`; below 1, the other modalities suppress it), and "
+            "their cosine (`grad_cosine_image`). It costs nothing where the method has unimodal losses; `joint` runs "
+            "the fusion once more per modality at every tenth step."
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Remove columns that are no argument of the model's forward."}
+    )
+
+    def __post_init__(self) -> None:
+        self._check_method()
+        self.learning_rates_by_pattern()
+        if self.clip_by_group is None:
+            self.clip_by_group = self.method not in AS_PUBLISHED
+        super().__post_init__()
+
+    def _check_method(self) -> None:
+        if self.method is not None and self.method not in ALL_METHODS:
+            known = list(ALL_METHODS)
+            raise ValueError(f"Unknown method {self.method!r}{did_you_mean(self.method, known)} Known: {known}.")
+        if self.method in AS_PUBLISHED and self.multimodal_to_encoders not in (None, 1.0):
+            raise ValueError(
+                f"`method: {self.method}` passes the whole multimodal gradient to the encoders: remove "
+                f"`multimodal_to_encoders`, or choose `method: dgl` to use {self.multimodal_to_encoders!r}."
+            )
+        if self.method == UNIMODAL and self.modality is None:
+            raise ValueError("`method: unimodal` trains one modality: say which, e.g. `modality: image`.")
+        if self.method != UNIMODAL and self.modality is not None:
+            raise ValueError(
+                f"`modality: {self.modality}` is for `method: unimodal`, got `method: {self.method}`. Change the "
+                "method to train this modality alone, or remove `modality` to train all."
+            )
+
+    def learning_rates_by_pattern(self) -> dict[str, float]:
+        """`learning_rate_mapping` with its patterns and numbers checked."""
+        mapping = {} if self.learning_rate_mapping is None else self.learning_rate_mapping
+        if not isinstance(mapping, Mapping):
+            raise ValueError(f"learning_rate_mapping: expected `pattern: learning rate` entries, got {mapping!r}.")
+        for pattern, rate in mapping.items():
+            try:
+                re.compile(pattern)
+                float(rate)
+            except re.error as error:
+                raise ValueError(f"learning_rate_mapping: {pattern!r} is no regular expression ({error}).") from error
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"learning_rate_mapping: expected a number for {pattern!r}, got {rate!r}.") from error
+        return {pattern: float(rate) for pattern, rate in mapping.items()}
+
+    def disentangle_kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of [`hf_dgl.disentangle`] that the method and its settings amount to."""
+        method = ALL_METHODS[self.method or "dgl"]
+        share = method.multimodal_to_encoders if self.multimodal_to_encoders is None else self.multimodal_to_encoders
+        return {
+            "alpha": numbers(self.alpha) if method.alpha is None else method.alpha,
+            "multimodal_to_encoders": numbers(share),
+            "unimodal_to_fusion": method.unimodal_to_fusion,
+        }
+
+
+def numbers(value: Any) -> float | dict[str, float]:
+    """A setting that is one number, or one per modality, with its numbers as floats (YAML reads `1e-4` as text)."""
+    return {key: float(entry) for key, entry in value.items()} if isinstance(value, Mapping) else float(value)

@@ -1,0 +1,144 @@
+"""The demo page: what its handler answers, the app over its API, a Space's files, and the page in a real browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from hf_dgl.inference.cross_modal_pipeline import CrossModalPipeline
+from hf_dgl.inference.demo import answer, build, launch_settings, space_files
+from tests import tiny
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> CrossModalPipeline:
+    return CrossModalPipeline(tiny.tiny_model(("image", "text")), tiny.tiny_processor(("image", "text")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("picture") / "red.png"
+    Image.new("RGB", (20, 20), "red").save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def address(pipeline: CrossModalPipeline) -> Iterator[str]:
+    app = build(pipeline)
+    _, url, share = app.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    assert share is None and "127.0.0.1" in url
+    yield url
+    app.close()
+
+
+def test_switching_a_modality_off_shows_what_the_model_says_without_it(
+    pipeline: CrossModalPipeline, picture: str
+) -> None:
+    note, fused, image, text = answer(pipeline, [picture, "a digit", True, True])
+    assert "image and text" in note and fused and image and text
+    note, without, image_again, text_again = answer(pipeline, [picture, "a digit", False, True])
+    assert "Without the image" in note
+    assert without == pytest.approx(text, abs=1e-5) and image_again is None
+    assert without != pytest.approx(fused, abs=1e-5)
+
+
+def test_empty_and_broken_inputs_are_told(pipeline: CrossModalPipeline, tmp_path: Path) -> None:
+    assert answer(pipeline, [None, "  ", True, True])[0].startswith("Give the model something first: image or text")
+    assert answer(pipeline, [None, "a digit", True, False])[0] == "Everything is switched off: switch on text."
+    (tmp_path / "no.png").write_text("no")
+    note, *answers = answer(pipeline, [str(tmp_path / "no.png"), "", True, True])
+    assert "no.png" in note and str(tmp_path) not in note and answers == [None, None, None]
+
+
+def test_the_app_answers_over_its_api(address: str, picture: str) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False)
+    note, fused, image, text = client.predict(handle_file(picture), "a digit", True, True, api_name="/predict")
+    assert "image and text" in note and len(fused["confidences"]) == tiny.NUM_LABELS
+    assert image["label"] and text["label"]
+
+
+def test_space_files() -> None:
+    files = space_files("user/digits")
+    assert set(files) == {"app.py", "requirements.txt", "README.md"}
+    compile(files["app.py"], "app.py", "exec")
+    settings = yaml.safe_load(files["README.md"].split("---")[1])
+    assert settings["sdk"] == "gradio" and settings["app_file"] == "app.py" and settings["models"] == ["user/digits"]
+    assert files["requirements.txt"].startswith("hf-dgl[demo]==")
+
+
+def test_audio_and_the_cards_examples(tmp_path: Path) -> None:
+    import numpy as np
+    import soundfile
+
+    modalities = ("text", "audio")
+    saved = CrossModalPipeline(tiny.tiny_model(modalities), tiny.tiny_processor(modalities), device="cpu")
+    saved.save_pretrained(tmp_path)
+    soundfile.write(tmp_path / "beep.wav", np.sin(np.arange(4000)), 8000)
+    card = "---\nwidget:\n- text: a digit\n  audio: beep.wav\n- src: other\n---\n# Model\n"
+    (tmp_path / "README.md").write_text(card)
+    app = build(str(tmp_path), device="cpu")
+    (examples,) = [block for block in app.blocks.values() if type(block).__name__ == "Dataset"]
+    assert len(examples.samples) == 1 and examples.samples[0][0] == "a digit"
+    note, fused, text, audio = answer(saved, ["a digit", str(tmp_path / "beep.wav"), True, True])
+    assert "text and audio" in note and fused and text and audio
+
+
+def test_no_analytics() -> None:
+    import os
+
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and launch_settings()["share"] is False
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.outside = []
+        page.on("request", lambda request: page.outside.append(request.url) if _is_outside(request.url) else None)
+        page.goto(address)
+        yield page
+        browser.close()
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1", "data:", "blob:"))
+
+
+def test_in_a_browser(page: Any, picture: str, tmp_path: Path) -> None:
+    ask, fused, note = page.get_by_role("button", name="Ask the model"), page.locator("#fused"), page.locator("#note")
+    ask.click()
+    note.get_by_text("Give the model something first").wait_for(timeout=20_000)
+    page.locator("input[type=file]").first.set_input_files(picture)
+    page.locator("textarea").first.fill("a digit")
+    page.locator("img[src*='red']").first.wait_for(timeout=20_000)
+    ask.click()
+    note.get_by_text("From the image and text").wait_for(timeout=20_000)
+    before = fused.inner_text()
+    assert "%" in before
+    page.locator("#use-image input").uncheck()
+    note.get_by_text("Without the image").wait_for(timeout=20_000)
+    assert fused.inner_text() != before and "%" in page.locator("#alone-text").inner_text()
+    page.screenshot(path=tmp_path / "page.png")
+    assert page.outside == []
+
+
+def test_a_file_that_is_no_image_in_a_browser(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("no")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "no.png")
+    page.locator("img[src*='no.png']").first.wait_for(state="attached", timeout=20_000)
+    page.get_by_role("button", name="Ask the model").click()
+    page.locator("#note").get_by_text("That did not work").wait_for(timeout=20_000)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+
+from hf_dgl import DGLTrainer, DGLTrainingArguments
+from hf_dgl.architectures.attach import disentangle
+from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
+from hf_dgl.method.methods import METHODS
+from hf_dgl.method.passes import MULTIMODAL
+from tests.oracle import Concat, gradients, make_toy, max_difference, toy_batch
+from tests.tiny import tiny_batch, tiny_model
+
+CLASSES = 3
+
+
+def chance_of(problem_type: str, batches: list[torch.Tensor], num_labels: int = CLASSES) -> float:
+    chance = ChanceLevel(problem_type, num_labels)
+    for labels in batches:
+        chance.update(chance.statistics(labels))
+    return float(chance.value())
+
+
+def test_chance_level_of_classes_is_their_entropy():
+    labels = torch.tensor([0, 0, 1, 2, 2, 2, -100])  # -100 does not count
+    assert chance_of("single_label_classification", [labels[:3], labels[3:]]) == pytest.approx(entropy([2, 1, 3]))
+
+
+def test_chance_level_of_label_sets_is_the_best_constants_loss():
+    labels = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0]])
+    expected = np.mean([entropy([0.25, 0.75]), entropy([0.25, 0.75]), 0.0])
+    assert chance_of("multi_label_classification", [labels[:1], labels[1:]]) == pytest.approx(expected)
+
+
+def test_chance_level_of_quantities_is_their_variance():
+    labels = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    assert chance_of("regression", [labels[:2], labels[2:]], 1) == pytest.approx(labels.var(unbiased=False))
+
+
+def explained_after(losses: dict[str, float], labels: torch.Tensor | None = None) -> Explained:
+    explained = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
+    labels = torch.arange(4) if labels is None else labels  # chance level: log 4
+    explained.update({name: torch.tensor(loss) for name, loss in losses.items()}, labels)
+    return explained
+
+
+def test_shares():
+    explained = explained_after({MULTIMODAL: 0.0, "image": math.log(4) / 2, "text": 5.0})
+    shares = {name: float(share) for name, share in explained.shares().items()}
+    assert shares == pytest.approx({MULTIMODAL: 1.0, "image": 0.5, "text": 0.0})  # worse than chance explains nothing
+
+
+def test_a_step_without_a_modality_leaves_its_share_alone():
+    explained = explained_after({MULTIMODAL: 0.1, "image": 0.2})
+    assert float(explained.shares()["text"]) == 0
+    explained.update({MULTIMODAL: torch.tensor(0.1), "text": torch.tensor(0.0)}, torch.arange(4))
+    shares = explained.shares()
+    assert float(shares["image"]) == pytest.approx(1 - 0.2 / math.log(4))
+    assert float(shares["text"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("explained_by", "weights"),  # the multimodal loss, image, text; the weights of image and text
+    [
+        ((0.8, 0.6, 0.4), (1.0, 1.0)),  # redundant: together they tell less than the sum of what each tells
+        ((0.8, 0.8, 0.2), (1.0, 3 * 0.2 / 0.8)),  # the text tells little
+        ((0.8, 0.8, 0.0), (1.0, 0.03)),  # the text is useless
+        ((0.8, 0.5, 0.2), (0.875**12, 0.875**12 * 0.75)),  # they complete one another a little
+        ((0.8, 0.4, 0.2), (0.75**12, 0.03)),  # more
+        ((0.9, 0.0, 0.0), (0.03, 0.03)),  # synergy
+        ((0.2, 0.2, 0.2), (0.25, 0.25)),  # nothing much is learned yet
+        ((0.0, 0.0, 0.0), (0.03, 0.03)),
+    ],
+)
+def test_the_weights_by_hand(explained_by, weights):
+    losses = [(1 - share) * math.log(4) for share in explained_by]
+    explained = explained_after(dict(zip((MULTIMODAL, "image", "text"), losses, strict=True)))
+    handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
+    adapt(handle, explained, {"image": 2.0, "text": 1.0})
+    assert float(handle.alpha["image"]) == pytest.approx(2.0 * weights[0])
+    assert float(handle.alpha["text"]) == pytest.approx(weights[1])
+
+
+def test_a_weight_on_the_device_gives_the_gradients_of_a_number():
+    found = []
+    for alpha in (0.7, torch.tensor(0.7, dtype=torch.float64)):
+        model = make_toy(Concat)
+        with disentangle(model, model.declared(), multimodal_to_encoders=1.0) as handle:
+            handle.alpha = {"image": alpha, "text": alpha}
+            model(**toy_batch(model))["loss"].backward()
+            assert "alpha 0.7" in handle.explain()
+        found.append(gradients(model))
+    assert max_difference(*found) == 0
+
+
+def test_the_state_goes_on():
+    explained = explained_after({MULTIMODAL: 0.2, "image": 0.4})
+    other = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
+    other.load_state_dict(explained.state_dict())
+    for one in (explained, other):
+        one.update({name: torch.tensor(0.3) for name in (MULTIMODAL, "image", "text")}, torch.tensor([0, 0, 1, 3]))
+    assert {k: float(v) for k, v in explained.shares().items()} == {k: float(v) for k, v in other.shares().items()}
+
+
+# ---- in the Trainer ----
+
+
+def logged_by(tmp_path, method: str, labels) -> tuple[list[dict], list[str]]:
+    """What a short run logs, and its warnings; the labels are drawn by `labels(rows)`."""
+    model = tiny_model(("image", "text"))
+    model.config.problem_type = "single_label_classification"
+    batch = tiny_batch(("image", "text"), 64)
+    batch["labels"] = labels(64)
+    rows = [
+        {key: value[row] if key == "labels" else {k: v[row] for k, v in value.items()} for key, value in batch.items()}
+        for row in range(64)
+    ]
+    arguments = DGLTrainingArguments(
+        str(tmp_path), method=method, use_cpu=True, report_to=[], disable_tqdm=True, max_steps=120, logging_steps=40,
+        per_device_train_batch_size=16, learning_rate=1e-5, save_strategy="no",
+    )  # fmt: skip
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("hf_dgl.training.callbacks")
+    logger.addHandler(handler)
+    try:
+        trainer = DGLTrainer(model, arguments, torch.utils.data.default_collate, rows)
+        trainer.train()
+    finally:
+        logger.removeHandler(handler)
+    return [entry for entry in trainer.state.log_history if "loss" in entry], warnings
+
+
+def test_a_starved_encoder_is_told_once(tmp_path):
+    logs, warnings = logged_by(tmp_path, "dgl", lambda rows: torch.randint(3, (rows,)))
+    assert logs[-1]["explained_image"] < 0.02
+    assert [warning.split(" alone")[0] for warning in warnings] == [
+        "After 120 steps, 'image'",
+        "After 120 steps, 'text'",
+    ]
+
+
+def test_adaptive_weights_are_logged_and_an_encoder_that_gets_the_multimodal_gradient_is_not_starved(tmp_path):
+    logs, warnings = logged_by(tmp_path, "adaptive_dgl", lambda rows: torch.randint(3, (rows,)))
+    assert {"alpha_image", "alpha_text", "explained_multimodal"} <= set(logs[-1])
+    assert not warnings
+
+
+def test_adaptive_dgl_needs_a_chance_level(tmp_path):
+    model = tiny_model(("image", "text"))
+    model.config.problem_type = None
+    batch = tiny_batch(("image", "text"), 4)
+    trainer = DGLTrainer(model, DGLTrainingArguments(str(tmp_path), method="adaptive_dgl", use_cpu=True))
+    with pytest.raises(ValueError, match="set `model.config.problem_type`"):
+        trainer.compute_loss(model.train(), batch)
+
+
+# ---- what it is for ----
+
+
+def accuracy(method: str, label_of, seed: int = 0) -> float:
+    """Test accuracy on a task whose label is `label_of(class of image, class of text)`, two classes each."""
+    torch.manual_seed(seed)
+    patterns = torch.randn(2, 2, 5)
+    model = Concat()
+    model.head = torch.nn.Sequential(torch.nn.Linear(12, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    chosen = METHODS[method]
+    handle = disentangle(
+        model,
+        model.declared(),
+        alpha=0.0 if chosen.alpha == 0 else 1.0,
+        multimodal_to_encoders=chosen.multimodal_to_encoders,
+        unimodal_to_fusion=chosen.unimodal_to_fusion,
+    )
+    explained = Explained(["image", "text"], ChanceLevel("single_label_classification", 2))
+
+    def draw(rows: int) -> dict[str, torch.Tensor]:
+        classes = torch.randint(2, (2, rows))
+        inputs = [patterns[m][classes[m]].unsqueeze(1) + 0.3 * torch.randn(rows, 4, 5) for m in range(2)]
+        return {"image": inputs[0], "text": inputs[1], "labels": label_of(*classes)}
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(250):
+        batch = draw(64)
+        if chosen.adaptive:
+            adapt(handle, explained, {"image": 1.0, "text": 1.0})
+        output = model(**batch)
+        output["loss"].backward()
+        if "losses" in output:
+            explained.update(output["losses"], batch["labels"])
+        optimizer.step()
+        optimizer.zero_grad()
+    handle.remove()
+    model.eval()
+    batch = draw(1000)
+    with torch.no_grad():
+        return float((model(**batch)["logits"].argmax(-1) == batch["labels"]).float().mean())
+
+
+def test_where_only_both_together_tell_the_label_dgl_starves_and_adaptive_dgl_is_joint():
+    parity = lambda image, text: image ^ text  # noqa: E731
+    assert accuracy("dgl", parity) < 0.85
+    assert accuracy("joint", parity) > 0.95
+    assert accuracy("adaptive_dgl", parity) > 0.95
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_the_weights_follow_other_losses(problem_type):
+    """Two modalities that repeat one another open the gate, whatever the loss."""
+    torch.manual_seed(0)
+    labels = torch.rand(64, 2).round() if problem_type.startswith("multi") else torch.randn(64, 2)
+    chance = ChanceLevel(problem_type, 2)
+    chance.update(chance.statistics(labels))
+    half = float(chance.value()) / 2
+    explained = Explained(["image", "text"], ChanceLevel(problem_type, 2))
+    explained.update({name: torch.tensor(half) for name in (MULTIMODAL, "image", "text")}, labels)
+    handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
+    adapt(handle, explained, {"image": 1.0, "text": 1.0})
+    assert {name: float(alpha) for name, alpha in handle.alpha.items()} == pytest.approx({"image": 1.0, "text": 1.0})
