@@ -5,8 +5,8 @@
 | `joint` | the multimodal loss trains everything | nothing: it is a plain `Trainer` |
 | `auxiliary`, `*_truncation`, `dgl` | the three settings of [`disentangle`] | nothing |
 | `adaptive_dgl` | as `unimodal_truncation` | weights of the unimodal losses that follow the training (`adaptive.py`) |
-| `ogm_ge` | as `joint` | the dominant encoders' gradients are scaled down (`modulation.py`) |
-| `g_blending` | as `auxiliary`, nothing is truncated | weights of the losses, anew at evaluations (`blending.py`) |
+| `ogm_ge` | as `joint` | the dominant encoders' gradients are scaled down (`ogm_ge.py`) |
+| `g_blending` | as `auxiliary`, nothing is truncated | weights of the losses, anew at evaluations (`g_blending.py`) |
 | `unimodal` | as `joint`, of a model that has one encoder only | the other encoders are not built (`unimodal.py`) |
 
 The last three are by others, and take their own settings as published: gradients are clipped by one norm over all

@@ -14,7 +14,7 @@
 "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022; Wei et al., ICCV 2025). It is *not* the
 distance between the centroids of image and text embeddings that Liang et al. ("Mind the Gap", NeurIPS 2022) call by
 the same name: that one needs a shared embedding space, which a fusion model does not have. What each modality
-contributes in the company of the others is another question: `contribution.py`.
+contributes in the company of the others is another question: `analysis/contributions.py`.
 
 `compute_metrics_for` puts them together for a Trainer.
 """

@@ -1,7 +1,7 @@
 """`DGLTrainer`: a `transformers.Trainer` that trains with disentangled gradients and evaluates each modality.
 
 It owns no loop. What it overrides, and why, stands in the first line of each method. Saving, resuming and pushing are
-in `saving.py`, what published baselines add is in `baseline_trainer.py`.
+in `saving_trainer.py`, what published baselines add is in `baseline_trainer.py`.
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> Non
 
 
 def test_json(recipe: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_dgl.analysis import diagnosis as diagnostics
-    from tests.diagnostics.test_run import with_regime
+    from hf_dgl.analysis import diagnosis
+    from tests.analysis.diagnosis.test_run import with_regime
 
     called: list[Any] = []
-    monkeypatch.setattr(diagnostics, "diagnose", lambda *words: (called.append(words[:3]), with_regime("mixed"))[1])
+    monkeypatch.setattr(diagnosis, "diagnose", lambda *words: (called.append(words[:3]), with_regime("mixed"))[1])
     assert main(["diagnose", recipe, "--json", "--max_steps", "3", "--seed", "1"]) == 0
     assert called == [(recipe, ["--max_steps", "3", "--seed", "1"], None)]
     assert json.loads(capsys.readouterr().out)["method"] == "adaptive_dgl"

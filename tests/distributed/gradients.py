@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.models.adapters import add_adapters
+from tests.method.test_disentangle import settings
 from tests.oracle import Attention, Interleaved, TiedToHead, make_toy, toy_batch
-from tests.test_disentangle import settings
 from tests.tiny import tiny_batch, tiny_model
 
 ROWS = 8

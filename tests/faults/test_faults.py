@@ -29,8 +29,8 @@ from hf_dgl.training.checkpoints import explaining_a_full_disk, fault, newest_co
 from hf_dgl.training.trainer import DGLTrainer
 from tests.oracle import Interleaved, make_toy, toy_batch
 from tests.recipes import tiny_recipe
-from tests.training.test_trainer import Rows, arguments, make, same, weights
 from tests.tiny import FAMILIES, NUM_LABELS, tiny_model
+from tests.training.test_trainer import Rows, arguments, make, same, weights
 
 # 5 steps per epoch; checkpoint-10 is due at the end of an epoch; the learning rate moves and never is 0.
 RUN = {

@@ -9,10 +9,10 @@ from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
-from tests.training.test_trainer import make as make_trainer
-from tests.training.test_trainer import same, weights
 from tests.oracle import gradients, max_difference
 from tests.tiny import tiny_batch, tiny_model
+from tests.training.test_trainer import make as make_trainer
+from tests.training.test_trainer import same, weights
 
 from .test_cross_modal_gradients import expected
 from .test_disentangle import settings

@@ -7,16 +7,16 @@ import pytest
 import yaml
 from transformers import Trainer
 
-from hf_dgl.analysis.comparison import compare as module
+from hf_dgl.analysis.comparison import run as module
 from hf_dgl.analysis.comparison.plan import plan
 from hf_dgl.method.methods import ALL_METHODS
 from hf_dgl.recipe.finetune import evaluate, finetune
 from hf_dgl.recipe.recipe import build_parser, load_recipe, make_recipe
 from hf_dgl.recipe.unimodal import with_one_modality
 from hf_dgl.training.trainer import DGLTrainer
-from tests.training.test_trainer import SINGLE, arguments, make, same, weights
 from tests.recipes import tiny_recipe
 from tests.tiny import tiny_model
+from tests.training.test_trainer import SINGLE, arguments, make, same, weights
 
 # ---- what is plain training is bit-identical to a plain Trainer ----
 

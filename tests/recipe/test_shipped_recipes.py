@@ -263,7 +263,7 @@ FOLDERS = {
 
 def _stand_in(table: dict[str, Any], name: str, kind: str) -> Any:
     if name not in table:
-        pytest.fail(f"No stand-in for the {kind} {name!r}: add a row to {kind.upper()} in tests/test_recipes.py.")
+        pytest.fail(f"No stand-in for the {kind} {name!r}: add a row to {kind.upper()} in this file.")
     return table[name]
 
 
@@ -276,7 +276,7 @@ def _hub_of_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         if Path(path).exists() or kwargs.get("data_files"):
             return original(path, *args, **kwargs)
         key = (path, args[0] if args else None, revision)
-        assert key in ON_HUB, f"No stand-in for the data set {key}: add a row to ON_HUB in tests/test_recipes.py."
+        assert key in ON_HUB, f"No stand-in for the data set {key}: add a row to ON_HUB in this file."
         if key not in made:  # the same rows, however often they are asked for
             made[key] = ON_HUB[key]()
         return made[key]

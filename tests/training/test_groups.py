@@ -15,10 +15,10 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.recipe.recipe import load_recipe, make_recipe
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.groups import clip_by_group, freeze, learning_rates
-from tests.training.test_trainer import SINGLE, make
 from tests.oracle import TiedEncoders, make_toy
 from tests.recipes import tiny_recipe
 from tests.tiny import tiny_batch, tiny_model
+from tests.training.test_trainer import SINGLE, make
 
 
 def rates(trainer: Any) -> dict[str, float]:

@@ -8,8 +8,8 @@ import pytest
 
 from hf_dgl.method.adaptive import Explained
 from hf_dgl.training.search import hp_space, objective
-from tests.training.test_trainer import SINGLE, Rows, make
 from tests.tiny import tiny_model
+from tests.training.test_trainer import SINGLE, Rows, make
 
 
 def test_the_settings_of_each_trial_are_in_force(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Where do the modalities of an unknown model live? Proposed from one batch, by watching its data flow.
 
-[`propose`] runs the model once and notes which inputs every parameter meets (`dataflow_tags.py`). A parameter that
+[`propose`] runs the model once and notes which inputs every parameter meets (`tags.py`). A parameter that
 meets one modality only may belong to its encoder; everything else is fusion. In doubt it is fusion:
 
 * Parameters side by side are judged together (the direct ones of a module and those of its leaf children): in a

@@ -1,4 +1,4 @@
-"""Models and batches that DGL cannot be done with, and what to do instead: for `dataflow.py`."""
+"""Models and batches that DGL cannot be done with, and what to do instead: for `propose.py`."""
 
 from __future__ import annotations
 

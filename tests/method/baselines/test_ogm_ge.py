@@ -10,9 +10,9 @@ import torch
 from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.baselines.ogm_ge import Modulation, coefficients, true_class_scores
-from tests.training.test_trainer import SINGLE, Rows, StopAt, make, same, weights
 from tests.oracle import Concat, Interleaved, ThreeConcat, TiedEncoders, gradients, make_toy, toy_batch
 from tests.tiny import tiny_batch, tiny_model
+from tests.training.test_trainer import SINGLE, Rows, StopAt, make, same, weights
 
 # ---- the equations, by hand ----
 
