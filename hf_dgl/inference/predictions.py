@@ -117,11 +117,11 @@ def predict_file(
         output.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
     num_done = _begin(partial, job)
-    rows = _rows(table, columns).select(range(num_done, len(table)))
     inputs = table.select_columns(list(kept))
     settings = {"batch_size": batch_size, "num_workers": num_workers, "on_error": on_error, "top_k": top_k}
     answers: Iterable[dict[str, Any]] = ()  # a run that was stopped after its last row has only its output to finish
-    if len(rows):
+    if num_done < len(table):
+        rows = _rows(table, columns).select(range(num_done, len(table)))
         answers = pipeline(rows, folder=source.resolve().parent, unimodal=unimodal, long_audio=long_audio, **settings)
     with partial.open("a", encoding="utf-8", buffering=1) as file:  # line by line: a kill loses no whole line
         progress = tqdm(answers, desc=source.name, total=len(table), initial=num_done, unit="row", disable=None)

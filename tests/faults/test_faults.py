@@ -232,7 +232,7 @@ def test_nan_keeps_the_last_checkpoint(runs):
         message = said[said.index("hf-dgl train: ") :]
         assert "Traceback" not in said and message.count("\n") == 1
         assert what in message and "learning_rate" in message
-        assert re.search(rf"last finite loss: 6\.\d+ at step 4\)", message)
+        assert re.search(r"last finite loss: 6\.\d+ at step 4\)", message)
         assert f"the newest complete checkpoint there is {runs.folder}/nan/checkpoint-4" in message
     assert_same_end(runs.folder / "whole", runs.folder / "nan")
 
