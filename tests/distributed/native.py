@@ -15,8 +15,8 @@ import torch
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.training.parallelism import leave_process_group
+from tests.architectures.test_trainer import Rows
 from tests.architectures_tiny import TINY
-from tests.training.test_trainer import Rows
 
 
 def train(name: str, folder: str, processes: int) -> None:

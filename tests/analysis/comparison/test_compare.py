@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from hf_dgl.analysis.comparison import compare as module
+from hf_dgl.analysis.comparison import run as module
 from hf_dgl.analysis.comparison.plan import plan
 from hf_dgl.analysis.comparison.result import Variant
 from hf_dgl.analysis.comparison.run import compare, environments, visible_devices
