@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_dgl.training.ranges import check_ranges
+
+from .nested import check_nested
+
 
 @dataclass
 class ModelArguments:
@@ -43,14 +47,20 @@ class ModelArguments:
         default="cross_attention",
         metadata={"help": "cross_attention, merged_attention, concat, sum, gated or bilinear."},
     )
-    num_fusion_layers: int = field(default=2, metadata={"help": "Layers of an attention fusion."})
+    num_fusion_layers: int = field(
+        default=2, metadata={"range": "[1, 1000]", "help": "Layers of an attention fusion."}
+    )
     fusion_hidden_size: int | None = field(
-        default=None, metadata={"help": "Width of the fusion. Default: chosen from the encoders' widths."}
+        default=None,
+        metadata={"range": "[1, 65536]", "help": "Width of the fusion. Default: chosen from the encoders' widths."},
     )
     num_fusion_heads: int | None = field(
-        default=None, metadata={"help": "Attention heads of the fusion. Default: chosen from its width."}
+        default=None,
+        metadata={"range": "[1, 1024]", "help": "Attention heads of the fusion. Default: chosen from its width."},
     )
-    fusion_dropout: float | None = field(default=None, metadata={"help": "Dropout inside the fusion."})
+    fusion_dropout: float | None = field(
+        default=None, metadata={"range": "[0, 1)", "help": "Dropout inside the fusion."}
+    )
     problem_type: str | None = field(
         default=None,
         metadata={
@@ -105,9 +115,12 @@ class ModelArguments:
             raise ValueError("`model_class` is that of `model_name_or_path`: add the latter, or remove `model_class`.")
         if self.encoders is not None and self.model_name_or_path is not None:
             raise ValueError("`encoders` and `model_name_or_path` exclude each other: remove one of them.")
+        check_ranges(self)
         self._check_peft()
-        if self.encoders is None:
-            return
+        if self.encoders is not None:
+            self._check_encoders()
+
+    def _check_encoders(self) -> None:
         if not isinstance(self.encoders, Mapping) or not self.encoders:
             raise ValueError(f"encoders: expected one entry per modality (`image: <Hub id>`), got {self.encoders!r}.")
         for name, encoder in self.encoders.items():
@@ -116,6 +129,8 @@ class ModelArguments:
                     f"encoders: {name!r} is a mapping, so it is built from scratch and needs `model_type` "
                     f"(e.g. `model_type: vit`), or `checkpoint`; got the keys {sorted(encoder)}."
                 )
+            if isinstance(encoder, Mapping):
+                check_nested(f"encoders: {name}", encoder)
             if not isinstance(encoder, (str, Mapping)):
                 raise ValueError(
                     f"encoders: expected a Hub id, a folder or a mapping with `model_type` for {name!r}, "
@@ -138,6 +153,7 @@ class ModelArguments:
                 "peft: expected a mapping such as `peft: {r: 8, lora_alpha: 16}` (on the command line "
                 f"`--peft r=8 lora_alpha=16`), got {self.peft!r}."
             )
+        check_nested("peft", self.peft or {})
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit exclude each other: remove one of them.")
         if self.bits and self.peft is None:
@@ -192,9 +208,12 @@ class DataArguments:
             "training split is taken; `null`: no test."
         },
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"range": "[1, inf)", "help": "Train on so many rows, drawn at random."}
+    )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many rows of each other split, drawn at random."}
+        default=None,
+        metadata={"range": "[1, inf)", "help": "Evaluate on so many rows of each other split, drawn at random."},
     )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Git revision (branch, tag or commit) of a data set that comes from the Hub."}
@@ -202,8 +221,9 @@ class DataArguments:
     dataset_seed: int = field(
         default=0,
         metadata={
+            "range": "[0, 4294967295]",
             "help": "Seed of the splitting and drawing of rows and of `sample:` data. Apart from `seed`, so that "
-            "runs with several seeds share one test split."
+            "runs with several seeds share one test split.",
         },
     )
     streaming: bool = field(
@@ -215,7 +235,10 @@ class DataArguments:
     )
     shuffle_buffer_size: int = field(
         default=1000,
-        metadata={"help": "With `streaming`, rows are drawn at random from the next so many; 1: no shuffling."},
+        metadata={
+            "range": "[1, inf)",
+            "help": "With `streaming`, rows are drawn at random from the next so many; 1: no shuffling.",
+        },
     )
     class_names: list[str] | None = field(
         default=None,
@@ -227,8 +250,9 @@ class DataArguments:
     max_audio_seconds: float | None = field(
         default=None,
         metadata={
+            "range": "(0, 86400]",
             "help": "Longer audio is cropped to so many seconds: anywhere in training, in the middle else. Default: "
-            "what the encoder can take, if it has a limit."
+            "what the encoder can take, if it has a limit.",
         },
     )
     on_error: str = field(
@@ -242,7 +266,10 @@ class DataArguments:
     )
     preprocessing_num_workers: int | None = field(
         default=None,
-        metadata={"help": "Processes that look for broken rows (`on_error: skip`). Default: one per CPU core."},
+        metadata={
+            "range": "[1, 1024]",
+            "help": "Processes that look for broken rows (`on_error: skip`). Default: one per CPU core.",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -253,10 +280,7 @@ class DataArguments:
             )
         if isinstance(self.dataset_name, Mapping):
             self.dataset_name = {name: _weight(name, weight) for name, weight in self.dataset_name.items()}
-        for name in ("shuffle_buffer_size", "max_audio_seconds", "preprocessing_num_workers"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}: expected a number above 0, got {value!r}.")
+        check_ranges(self)
         if isinstance(self.column_mapping, str):
             raise ValueError(
                 "column_mapping: expected one `name: column` per modality (on the command line "
