@@ -19,9 +19,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.attach import disentangle, found_by_data_flow
 from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
-from hf_dgl.method.dataflow.propose import find_modalities
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
@@ -167,7 +166,7 @@ class DGLTrainer(BaselineTrainer):
             raise ValueError("`modalities='auto'` watches the model on a training batch: give a `train_dataset`.")
         with torch.random.fork_rng():  # the order of the data stays as it would have been
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        return find_modalities(model, batch).modalities
+        return found_by_data_flow(model, batch)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Refuses, as early as possible, ways to shard a model under which the gradients would be wrong."""
