@@ -60,7 +60,7 @@ def refuse_auto(model: nn.Module) -> None:
     for kind in type(model).__mro__:
         row = ARCHITECTURES.get(kind.__name__)
         if row is not None:
-            if row.refused and kind.forward is type(model).forward:
+            if row.refused and getattr(kind, "forward", None) is type(model).forward:
                 raise ValueError(f"{type(model).__name__}: {row.refused}")
             return
 

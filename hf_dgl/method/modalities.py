@@ -242,8 +242,8 @@ def _refuse_container(name: str, path: str, module: nn.Module) -> None:
         items = [f"{path}.{child}" for child, _ in module.named_children()]
         named = [f"{path}.*"] if len(items) > 1 and isinstance(module, nn.ModuleList) else items
         raise ValueError(
-            f"Modality {name!r}: {path!r} is a {type(module).__name__}, which has no forward and is never called. Name "
-            f"what is in it: {named}."
+            f"Modality {name!r}: {path!r} is a {type(module).__name__}, which has no forward and is never called. "
+            f"Name what is in it: {named}."
         )
 
 
