@@ -218,7 +218,7 @@ def test_hub_arguments_are_passed_on(monkeypatch):
     assert seen == {"args": ("user/name", "small"), "revision": "v2", "token": "secret"}
 
 
-# ------------------------------------------------------------------------------------------- folders as people have them
+# ---------------------------------------------------------------------------------- folders as people have them
 
 
 def competition(folder, names=("train", "val", "test"), media="media", labelled=True, suffix=".png"):
