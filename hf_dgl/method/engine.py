@@ -72,6 +72,13 @@ class Engine:
             hook.remove()
         self._root_hooks, self._encoder_hooks = [], []
 
+    def come_last(self) -> None:
+        """Lets what others do before a forward (DeepSpeed's engine announces it to its parameters) come before ours.
+
+        Hooks run in the order in which they were put on: needed where a model is wrapped after it was disentangled.
+        """
+        self.model._forward_pre_hooks.move_to_end(self._root_hooks[0].id)
+
     def __enter__(self: _E) -> _E:
         return self
 

