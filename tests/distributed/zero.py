@@ -2,8 +2,8 @@
 
 usage: DS_ACCELERATOR=cpu torchrun --nproc_per_node 2 -m tests.distributed.zero FOLDER STAGE:METHOD:MODEL[+no_sync] ...
 
-Stage 3 keeps every parameter partitioned (`stage3_param_persistence_threshold: 0`), however small. `trainer` in place of a
-model: `DGLTrainer`, uninterrupted and resumed.
+Stage 3 keeps every parameter partitioned (`stage3_param_persistence_threshold: 0`), however small. `trainer` in place
+of a model: `DGLTrainer`, uninterrupted and resumed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def run_trainer(stage: int, method: str, folder: Path) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     reference = copy.deepcopy(model)
-    with disentangle(reference, modalities, **settings(method)):
+    with disentangle(reference, modalities, **settings(method, alpha=1.0)):
         _, expected = three_steps(reference, [batch])
     rows = [rows_of(batch, index) for index in range(ROWS)]
     for resumed in (False, True):
@@ -89,7 +89,7 @@ def run_trainer(stage: int, method: str, folder: Path) -> None:
                 "gradient_accumulation_steps": "auto",
                 "gradient_clipping": "auto",
             },
-            **{**settings(method), "method": method},
+            method=method,
             use_cpu=True,
             per_device_train_batch_size=ROWS // 4,
             gradient_accumulation_steps=2,
