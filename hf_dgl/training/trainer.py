@@ -29,7 +29,14 @@ from hf_dgl.method.passes import MULTIMODAL
 
 from .arguments import DGLTrainingArguments, numbers
 from .baseline_trainer import BaselineTrainer
-from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
+from .callbacks import (
+    ComeLast,
+    LeaveInputsAlone,
+    RememberExplained,
+    SaveAfterTheEpoch,
+    StopWhenNotFinite,
+    WarnWhenStarved,
+)
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for, per_modality
 from .parallelism import refuse_what_is_not_exact
@@ -113,6 +120,7 @@ class DGLTrainer(BaselineTrainer):
                 "`compute_metrics`."
             )
         self.add_callback(LeaveInputsAlone())
+        self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite())
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
