@@ -72,6 +72,19 @@ class Engine:
             hook.remove()
         self._root_hooks, self._encoder_hooks = [], []
 
+    def come_last(self) -> None:
+        """Lets what others do before a forward (DeepSpeed's engine announces it to its parameters) come before ours.
+
+        Hooks run in the order in which they were put on: needed where a model is wrapped after it was disentangled.
+        """
+        hooks: Any = self.model._forward_pre_hooks  # an OrderedDict, whatever torch's annotation says
+        hooks.move_to_end(self._root_hooks[0].id)
+
+    def _is_before_zero3(self) -> bool:
+        """Whether parameters are partitioned by an engine that is told of a forward only after our hook."""
+        is_last = next(reversed(self.model._forward_pre_hooks)) == self._root_hooks[0].id
+        return not is_last and hasattr(next(self.model.parameters()), "ds_status")
+
     def __enter__(self: _E) -> _E:
         return self
 
@@ -87,6 +100,19 @@ class Engine:
             yield
         finally:
             self._also_in_eval = before
+
+    def look_at(self, batch: Mapping[str, Any]) -> None:
+        """Decides on one batch, rather than at the first training step, which encoders can be reused.
+
+        Args:
+            batch: Keyword arguments of the model, on its device.
+
+        Raises:
+            ValueError: what the first step would raise: an encoder that is never called, or runs without gradients.
+        """
+        call = dict(batch)
+        with torch.enable_grad():
+            self._plan(self._present(call), call)
 
     def trains_alone(self, modality: str) -> bool:
         """Whether the modality has a unimodal pass (an `alpha` on the device may become zero; nobody waits to see)."""
@@ -107,8 +133,13 @@ class Engine:
         training = module.training and torch.is_grad_enabled()
         if not training and not self._also_in_eval:
             return
+        if self._is_before_zero3():
+            raise ValueError(
+                "Under DeepSpeed ZeRO-3 the model must be disentangled last: call `disentangle` after "
+                "`accelerator.prepare` or `deepspeed.initialize`, or the handle's `come_last()`."
+            )
         call = bound_arguments(self.model, args, kwargs)
-        present = [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
+        present = self._present(call)
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
         cuts: dict[str, Cut] = {} if training else self.cuts
         measurement = None
@@ -173,6 +204,9 @@ class Engine:
             run.close()
             self._run = None
         return [output, *self._later_passes(run)]
+
+    def _present(self, call: Mapping[str, Any]) -> list[str]:
+        return [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
 
     def _passes(self, present: list[str], cuts: Mapping[str, Cut], measures: bool = False) -> list[Pass]:
         """The passes of one step (the table on top of this file). Without `cuts`, every encoder counts as reusable."""

@@ -19,9 +19,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.attach import disentangle, found_by_data_flow
 from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
-from hf_dgl.method.dataflow.propose import find_modalities
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
@@ -30,7 +29,14 @@ from hf_dgl.method.passes import MULTIMODAL
 
 from .arguments import DGLTrainingArguments, numbers
 from .baseline_trainer import BaselineTrainer
-from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
+from .callbacks import (
+    ComeLast,
+    LeaveInputsAlone,
+    RememberExplained,
+    SaveAfterTheEpoch,
+    StopWhenNotFinite,
+    WarnWhenStarved,
+)
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for, per_modality
 from .parallelism import refuse_what_is_not_exact
@@ -114,6 +120,7 @@ class DGLTrainer(BaselineTrainer):
                 "`compute_metrics`."
             )
         self.add_callback(LeaveInputsAlone())
+        self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite())
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
@@ -168,7 +175,7 @@ class DGLTrainer(BaselineTrainer):
             raise ValueError("`modalities='auto'` watches the model on a training batch: give a `train_dataset`.")
         with torch.random.fork_rng():  # the order of the data stays as it would have been
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        return find_modalities(model, batch).modalities
+        return found_by_data_flow(model, batch)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Refuses, as early as possible, ways to shard a model under which the gradients would be wrong."""
