@@ -57,7 +57,7 @@ class Engine:
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
         self._run: Run | None = None
-        self._also_in_eval = False
+        self._also_in_eval: dict[str, Any] | None = None  # what `unimodal_outputs` gave
         self._encoder_hooks: list[Any] = []
         # `prepend`: FSDP2's own post-forward hook must see the outputs of all passes, so ours runs before it.
         self._root_hooks = [
@@ -90,12 +90,16 @@ class Engine:
         self.remove()
 
     @contextmanager
-    def unimodal_outputs(self) -> Iterator[None]:
+    def unimodal_outputs(self) -> Iterator[dict[str, Any]]:
         """Inside, forwards in eval mode or under `no_grad` also give `unimodal` and `losses` (`loss` stays as it
-        is)."""
-        before, self._also_in_eval = self._also_in_eval, True
+        is).
+
+        Yields:
+            A dictionary that holds, after each such forward, modality -> its output alone.
+        """
+        before, self._also_in_eval = self._also_in_eval, {}
         try:
-            yield
+            yield self._also_in_eval
         finally:
             self._also_in_eval = before
 
@@ -116,7 +120,7 @@ class Engine:
         if getattr(module, "_is_replica", False):
             raise ValueError(NO_DATA_PARALLEL)
         training = module.training and torch.is_grad_enabled()
-        if not training and not self._also_in_eval:
+        if not training and self._also_in_eval is None:
             return
         call = bound_arguments(self.model, args, kwargs)
         present = [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
@@ -212,6 +216,9 @@ class Engine:
         unimodal = {step.name: entry for step, entry in later if step.in_value}
         shares = {step.weight: entry for step, entry in later if not step.in_value}
         extra: dict[str, Any] = {"unimodal": unimodal}
+        if not run.training and self._also_in_eval is not None:
+            self._also_in_eval.clear()
+            self._also_in_eval.update(unimodal)
         if shares:
             extra["encoder_share"] = shares
         found = {MULTIMODAL: loss_of(output), **{name: loss_of(entry) for name, entry in unimodal.items()}}

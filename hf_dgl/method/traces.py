@@ -1,4 +1,4 @@
-"""Forwards that are not part of the training leave no trace in it: random numbers, buffers and attributes as before."""
+"""Forwards that are no part of the training leave no trace in it: random numbers, buffers, attributes as before."""
 
 from __future__ import annotations
 
