@@ -94,7 +94,10 @@ class EvaluatingTrainer(BaselineTrainer):
         if fused is None:
             return loss, None, None
         self._alone = self._predicted_alone(outputs, fused, inputs, loss is not None, ignore_keys)
-        self._alone = Alone(*(map_tensors(filled_up, part) for part in self._alone[:2]), self._alone.losses)
+        self._alone = self._alone._replace(
+            predictions=map_tensors(filled_up, self._alone.predictions),
+            present=map_tensors(filled_up, self._alone.present),
+        )
         main_input = getattr(self.model, "main_input_name", None)
         if "inputs" in self.args.include_for_metrics and main_input is not None and main_input not in batch:
             batch[main_input] = {name: batch[name] for name in self._alone.predictions if name in batch}
@@ -186,7 +189,7 @@ def _each_modality(trainer: EvaluatingTrainer) -> Iterator[_Evaluation]:
     """Inside, upstream's loop calls the user's functions through an [`_Evaluation`]."""
     own = trainer.preprocess_logits_for_metrics, trainer.compute_metrics
     evaluation = _Evaluation(trainer, *own)
-    trainer.preprocess_logits_for_metrics = evaluation.preprocess  # type: ignore[assignment]
+    trainer.preprocess_logits_for_metrics = evaluation.preprocess
     trainer.compute_metrics = None if own[1] is None else evaluation.compute_metrics
     try:
         yield evaluation
@@ -320,7 +323,7 @@ def _part(prediction: EvalPrediction, *path: str, losses: Any = None) -> EvalPre
 def _of_modality(prediction: EvalPrediction, name: str, losses: Any) -> EvalPrediction | None:
     """What upstream would give of a modality alone, in the rows that have it; None if none has."""
     alone = _part(prediction, _ALONE, name, losses=None if prediction.losses is None else losses)
-    rows = _part(prediction, _PRESENT, name).predictions
+    rows: Any = _part(prediction, _PRESENT, name).predictions
     if not isinstance(rows, list):
         if rows.all():
             return alone
@@ -328,7 +331,7 @@ def _of_modality(prediction: EvalPrediction, name: str, losses: Any) -> EvalPred
     if all(part.all() for part in rows):
         return alone
     kept = [index for index, part in enumerate(rows) if part.any()]
-    parts = (None if p is None else [only_rows(p[i], rows[i]) for i in kept] for p in _elements(alone))
+    parts: Any = (None if p is None else [only_rows(p[i], rows[i]) for i in kept] for p in _elements(alone))
     return EvalPrediction(*parts) if kept else None
 
 

@@ -356,7 +356,7 @@ class DGLTrainer(EvaluatingTrainer):
     def _check_own_optimizer(self) -> None:
         """Learning rates by group are given to an optimizer that is made here: refuses to ignore them in silence."""
         used, own = self.args.learning_rates_by_group, self._split_optimizer and self._split_optimizer()
-        optimizer = self.optimizer
+        optimizer: Any = self.optimizer
         while optimizer is not own and hasattr(optimizer, "optimizer"):  # Accelerate and DeepSpeed wrap it
             optimizer = optimizer.optimizer
         if used and optimizer is not own:

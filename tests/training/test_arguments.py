@@ -13,26 +13,43 @@ from transformers import HfArgumentParser, Trainer
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.trainer import DGLTrainer
 
-NAMES = ("alpha", "multimodal_to_encoders", "encoder_learning_rate", "learning_rate_mapping", "freeze", "clip_by_group")
+EACH = {"image": 2.0, "text": 1.0}
+BY_NAME = {"^head": 1e-3}
 
 CASES = [
     # words of a command line, what YAML and JSON hold, the settings
     ("", {}, {"alpha": 1.0, "multimodal_to_encoders": None, "encoder_learning_rate": None, "freeze": None}),
     ("--alpha 2", {"alpha": 2}, {"alpha": 2.0}),
     ("--alpha 1e-1", {"alpha": "1e-1"}, {"alpha": 0.1}),
-    (["--alpha", '{"image": 2, "text": 1}'], {"alpha": {"image": 2, "text": 1}}, {"alpha": {"image": 2.0, "text": 1.0}}),
-    (["--alpha", "image=2 text=1"], {"alpha": "image=2 text=1"}, {"alpha": {"image": 2.0, "text": 1.0}}),
-    ("--alpha image=2,text=1", {"alpha": "image=2,text=1"}, {"alpha": {"image": 2.0, "text": 1.0}}),
+    (["--alpha", '{"image": 2, "text": 1}'], {"alpha": {"image": 2, "text": 1}}, {"alpha": EACH}),
+    (["--alpha", "image=2 text=1"], {"alpha": "image=2 text=1"}, {"alpha": EACH}),
+    ("--alpha image=2,text=1", {"alpha": "image=2,text=1"}, {"alpha": EACH}),
     ("--multimodal_to_encoders 0.5", {"multimodal_to_encoders": 0.5}, {"multimodal_to_encoders": 0.5}),
-    ("--multimodal_to_encoders text=0.5", {"multimodal_to_encoders": {"text": "0.5"}}, {"multimodal_to_encoders": {"text": 0.5}}),
+    (
+        "--multimodal_to_encoders text=.5",
+        {"multimodal_to_encoders": {"text": "0.5"}},
+        {"multimodal_to_encoders": {"text": 0.5}},
+    ),
     ("--encoder-learning-rate 1e-5", {"encoder_learning_rate": "1e-5"}, {"encoder_learning_rate": 1e-5}),
-    (["--learning_rate_mapping", '{"^head": 1e-3}'], {"learning_rate_mapping": {"^head": 1e-3}}, {"learning_rate_mapping": {"^head": 1e-3}}),
-    (["--learning_rate_mapping", "^head=1e-3 a=b$=2"], {"learning_rate_mapping": {"^head": "1e-3", "a=b$": 2}}, {"learning_rate_mapping": {"^head": 1e-3, "a=b$": 2.0}}),
+    (
+        ["--learning_rate_mapping", '{"^head": 1e-3}'],
+        {"learning_rate_mapping": BY_NAME},
+        {"learning_rate_mapping": BY_NAME},
+    ),
+    (
+        ["--learning_rate_mapping", "^head=1e-3 a=b$=2"],
+        {"learning_rate_mapping": {"^head": "1e-3", "a=b$": 2}},
+        {"learning_rate_mapping": {**BY_NAME, "a=b$": 2.0}},
+    ),
     ("--freeze image fusion", {"freeze": ["image", "fusion"]}, {"freeze": ["image", "fusion"]}),
     ("--method joint", {"method": "joint"}, {"method": "joint", "clip_by_group": False}),
-    ("--clip_by_group false --log_gradients", {"clip_by_group": False, "log_gradients": True}, {"clip_by_group": False, "log_gradients": True}),
+    (
+        "--clip_by_group false --log_gradients",
+        {"clip_by_group": False, "log_gradients": True},
+        {"clip_by_group": False, "log_gradients": True},
+    ),
     ("--remove_unused_columns true", {"remove_unused_columns": True}, {"remove_unused_columns": True}),
-]  # fmt: skip
+]
 
 
 def parser():
@@ -83,6 +100,14 @@ def test_upstreams_arguments_stand_in_the_signature():
     assert list(ours) == [*upstream, "modalities"]
     for name, parameter in upstream.items():
         assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default), name
-    for name in ("train", "evaluate", "predict", "evaluation_loop", "prediction_step", "create_optimizer", "save_model"):
+    for name in (
+        "train",
+        "evaluate",
+        "predict",
+        "evaluation_loop",
+        "prediction_step",
+        "create_optimizer",
+        "save_model",
+    ):
         wanted, got = (inspect.signature(getattr(cls, name)).parameters for cls in (Trainer, DGLTrainer))
         assert list(got) == list(wanted), name

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from tests.training.small import Small, SmallOutput, build, small_model, small_rows
+from tests.training.small import MODALITIES, Small, SmallOutput, build, small_model, small_rows
 
 ROWS = 10  # in batches of 4: the last one is not full
 
@@ -22,7 +22,9 @@ class OneInput(Small):
 
     def forward(self, image=None, text=None, labels=None):
         features = [self.image_encoder(image.to(self.dtype)), self.text_encoder(text.to(self.dtype))]
-        features = [f if name == self.kept else torch.zeros_like(f) for name, f in zip(("image", "text"), features)]
+        features = [
+            f if name == self.kept else torch.zeros_like(f) for name, f in zip(MODALITIES, features, strict=True)
+        ]
         logits = self.head(self.layer_norm(torch.cat(features, -1)))
         return SmallOutput(None if labels is None else self._loss(logits, labels), logits)
 
