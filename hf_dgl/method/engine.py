@@ -83,6 +83,20 @@ class Engine:
         self._copies_are_plain = True
         self._undo.append(leave_behind(self.model, self._root_hooks))
 
+    def come_last(self) -> None:
+        """Lets what others do before a forward (DeepSpeed's engine announces it to its parameters) come before ours.
+
+        Hooks run in the order in which they were put on: needed where a model is wrapped after it was disentangled.
+        """
+        hooks: Any = self.model._forward_pre_hooks  # an OrderedDict, whatever torch's annotation says
+        for hook in self._root_hooks[:1]:  # none, after `remove`
+            hooks.move_to_end(hook.id)
+
+    def _is_before_zero3(self) -> bool:
+        """Whether parameters are partitioned by an engine that is told of a forward only after our hook."""
+        is_last = next(reversed(self.model._forward_pre_hooks)) == self._root_hooks[0].id
+        return not is_last and hasattr(next(self.model.parameters()), "ds_status")
+
     def __enter__(self: _E) -> _E:
         return self
 
@@ -135,6 +149,11 @@ class Engine:
         training = module.training and torch.is_grad_enabled()
         if not training and self._also_in_eval is None:
             return
+        if self._is_before_zero3():
+            raise ValueError(
+                "Under DeepSpeed ZeRO-3 the model must be disentangled last: call `disentangle` after "
+                "`accelerator.prepare` or `deepspeed.initialize`, or the handle's `come_last()`."
+            )
         call = bound_arguments(self.model, args, kwargs)
         present = self._present(call)
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.

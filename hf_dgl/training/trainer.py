@@ -29,7 +29,14 @@ from hf_dgl.method.traces import random_numbers_kept
 
 from .arguments import DGLTrainingArguments, numbers
 from .best_metric import check_before_training, check_measured, greater_is_better
-from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
+from .callbacks import (
+    ComeLast,
+    LeaveInputsAlone,
+    RememberExplained,
+    SaveAfterTheEpoch,
+    StopWhenNotFinite,
+    WarnWhenStarved,
+)
 from .evaluation import EvaluatingTrainer
 from .groups import check_learning_rates, clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for
@@ -137,6 +144,7 @@ class DGLTrainer(EvaluatingTrainer):
             )
         self._settle_direction()
         self.add_callback(LeaveInputsAlone())
+        self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite())
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
