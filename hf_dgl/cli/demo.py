@@ -20,7 +20,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="0.0.0.0 lets other machines in: whoever reaches the port may ask (there is no password), up to 20 MB a file, "
+        help="0.0.0.0 lets other machines in: whoever reaches the port may ask (no password; files up to 20 MB), "
         "one question at a time; default: 127.0.0.1, this machine only",
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")

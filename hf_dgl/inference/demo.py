@@ -5,8 +5,8 @@
 
 Nothing leaves the machine: no analytics, no public link, no fonts from elsewhere, and only 127.0.0.1 unless asked.
 
-Whoever can reach the page can send it anything, past its buttons too. So what it reads is a regular file that was
-uploaded to it, below limits of size, length and pixels; one question is answered at a time, and no message names a path.
+Whoever reaches the page can send it anything, past its buttons too. So what it reads is a regular file that was
+uploaded to it, below limits of size, length and pixels; questions are answered one by one; no message names a path.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_dgl.training.ranges import check_ranges
 
@@ -18,6 +18,14 @@ class ModelArguments:
     Raises:
         ValueError: if no encoder is named, or an encoder is neither a name nor a mapping with a `model_type`.
     """
+
+    RANGES: ClassVar[dict[str, str]] = {
+        "num_fusion_layers": "[1, 1000]",
+        "fusion_hidden_size": "[1, 65536]",
+        "num_fusion_heads": "[1, 1024]",
+        "fusion_dropout": "[0, 1)",
+    }
+    """Fields that are numbers -> what they can be (`hf_dgl.training.ranges`)."""
 
     encoders: dict[str, Any] | str | None = field(
         default=None,
@@ -47,20 +55,16 @@ class ModelArguments:
         default="cross_attention",
         metadata={"help": "cross_attention, merged_attention, concat, sum, gated or bilinear."},
     )
-    num_fusion_layers: int = field(
-        default=2, metadata={"range": "[1, 1000]", "help": "Layers of an attention fusion."}
-    )
+    num_fusion_layers: int = field(default=2, metadata={"help": "Layers of an attention fusion."})
     fusion_hidden_size: int | None = field(
         default=None,
-        metadata={"range": "[1, 65536]", "help": "Width of the fusion. Default: chosen from the encoders' widths."},
+        metadata={"help": "Width of the fusion. Default: chosen from the encoders' widths."},
     )
     num_fusion_heads: int | None = field(
         default=None,
-        metadata={"range": "[1, 1024]", "help": "Attention heads of the fusion. Default: chosen from its width."},
+        metadata={"help": "Attention heads of the fusion. Default: chosen from its width."},
     )
-    fusion_dropout: float | None = field(
-        default=None, metadata={"range": "[0, 1)", "help": "Dropout inside the fusion."}
-    )
+    fusion_dropout: float | None = field(default=None, metadata={"help": "Dropout inside the fusion."})
     problem_type: str | None = field(
         default=None,
         metadata={
@@ -178,6 +182,16 @@ class DataArguments:
         ValueError: if no data set is named, a weight is no positive number, or a number is too small.
     """
 
+    RANGES: ClassVar[dict[str, str]] = {
+        "max_train_samples": "[1, inf)",
+        "max_eval_samples": "[1, inf)",
+        "dataset_seed": "[0, 4294967295]",
+        "shuffle_buffer_size": "[1, inf)",
+        "max_audio_seconds": "(0, 86400]",
+        "preprocessing_num_workers": "[1, 1024]",
+    }
+    """Fields that are numbers -> what they can be (`hf_dgl.training.ranges`)."""
+
     dataset_name: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -208,12 +222,10 @@ class DataArguments:
             "training split is taken; `null`: no test."
         },
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"range": "[1, inf)", "help": "Train on so many rows, drawn at random."}
-    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
     max_eval_samples: int | None = field(
         default=None,
-        metadata={"range": "[1, inf)", "help": "Evaluate on so many rows of each other split, drawn at random."},
+        metadata={"help": "Evaluate on so many rows of each other split, drawn at random."},
     )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Git revision (branch, tag or commit) of a data set that comes from the Hub."}
@@ -221,7 +233,6 @@ class DataArguments:
     dataset_seed: int = field(
         default=0,
         metadata={
-            "range": "[0, 4294967295]",
             "help": "Seed of the splitting and drawing of rows and of `sample:` data. Apart from `seed`, so that "
             "runs with several seeds share one test split.",
         },
@@ -236,7 +247,6 @@ class DataArguments:
     shuffle_buffer_size: int = field(
         default=1000,
         metadata={
-            "range": "[1, inf)",
             "help": "With `streaming`, rows are drawn at random from the next so many; 1: no shuffling.",
         },
     )
@@ -250,7 +260,6 @@ class DataArguments:
     max_audio_seconds: float | None = field(
         default=None,
         metadata={
-            "range": "(0, 86400]",
             "help": "Longer audio is cropped to so many seconds: anywhere in training, in the middle else. Default: "
             "what the encoder can take, if it has a limit.",
         },
@@ -267,7 +276,6 @@ class DataArguments:
     preprocessing_num_workers: int | None = field(
         default=None,
         metadata={
-            "range": "[1, 1024]",
             "help": "Processes that look for broken rows (`on_error: skip`). Default: one per CPU core.",
         },
     )

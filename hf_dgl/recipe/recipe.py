@@ -187,7 +187,7 @@ def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: Tr
         (
             f.name,
             str if {float, dict} <= _members(f.name) else _HINTS[f.name],  # upstream's parser knows no such unions
-            field(default=f.default, default_factory=f.default_factory, metadata=_without_range(f.metadata)),
+            field(default=f.default, default_factory=f.default_factory, metadata=_with_range(owner, f)),
         )
         for f in dataclasses.fields(owner)
         if f.init and keep(f.name)
@@ -195,12 +195,10 @@ def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: Tr
     return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
 
 
-def _without_range(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What upstream's parser knows; the range is told by the help."""
-    known = {name: value for name, value in metadata.items() if name != "range"}
-    if "range" in metadata:
-        known["help"] += f" ({Range.of(metadata['range'])})"
-    return known
+def _with_range(owner: Any, member: Any) -> dict[str, Any]:
+    """A field's metadata, whose help tells its range, too."""
+    notation, known = owner.RANGES.get(member.name), dict(member.metadata)
+    return known if notation is None else {**known, "help": f"{known.get('help', '')} ({Range.of(notation)})"}
 
 
 def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Ranges of settings, written beside the fields they are for, and checked wherever these come from.
 
-    learning_rate: float = field(default=5e-5, metadata={"range": "[0, 100]"})
+    RANGES: ClassVar[dict[str, str]] = {"learning_rate": "[0, 100]"}
 
 `[0, 1)` is the usual notation of intervals: from 0 to below 1. `-1 or [1, inf)` allows one value beside an interval.
 NaN and infinity are in no range.
@@ -59,20 +59,18 @@ class Range:
         return f"{low} to {'below ' if self.excludes_high else ''}{self.high:.10g}"
 
 
-def check_ranges(arguments: Any, ranges: Mapping[str, str] | None = None) -> None:
+def check_ranges(arguments: Any) -> None:
     """Refuses numbers that no run could have meant.
 
     Args:
-        arguments: A dataclass. Of a field that holds a mapping or a list, every number in it is looked at.
-        ranges: Field -> range, for fields of a base class that is not ours. The others have theirs in their metadata.
+        arguments: A dataclass with a table `RANGES`, field -> range. Of a field that holds a mapping or a list, every
+            number in it is looked at.
 
     Raises:
         ValueError: names the field, its range and what it holds.
     """
-    for field in dataclasses.fields(arguments):
-        notation = (ranges or {}).get(field.name) or field.metadata.get("range")
-        if notation is not None:
-            check_range(field.name, getattr(arguments, field.name, None), notation)
+    for name, notation in arguments.RANGES.items():
+        check_range(name, getattr(arguments, name), notation)
 
 
 def check_range(name: str, value: Any, notation: str) -> None:

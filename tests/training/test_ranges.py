@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hf_dgl.recipe.arguments import DataArguments, ModelArguments
 from hf_dgl.recipe.recipe import build_parser, make_recipe
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.ranges import Range, check_range
@@ -108,4 +109,5 @@ def test_defaults_are_in_their_ranges_and_the_help_tells_them() -> None:
     DGLTrainingArguments("out", use_cpu=True)
     text = " ".join(build_parser().format_help().split())
     assert "(from 0 to 1)" in text and "(1 or more)" in text
-    assert not [field.name for field in dataclasses.fields(DGLTrainingArguments) if field.name == "range"]
+    for owner in (DGLTrainingArguments, ModelArguments, DataArguments):
+        assert set(owner.RANGES) <= {field.name for field in dataclasses.fields(owner)}
