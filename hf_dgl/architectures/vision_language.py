@@ -1,0 +1,42 @@
+"""Pictures and videos among the tokens of a language model. One class, one row."""
+
+from __future__ import annotations
+
+from .architecture import Architecture
+from .sequence import READ_FROM_TEXT, classifies, writes
+
+_TOWER = ("model.vision_tower", "model.multi_modal_projector")
+_CONNECTED = ("model.vision_model", "model.connector")
+_VISUAL = ("model.visual",)
+_ALIGNED = ("model.vision_model", "model.aligner")
+_NEWLINE = (r"model\.image_newline$",)  # a learned line break between tiles, put in behind the projection
+_TEXT_MODEL = "model.text_model.embed_tokens"
+_PADDING = "All-zero `pixel_values` are dropped as padding by the model."
+
+_CLASSIFIERS = {
+    "ModernVBertForSequenceClassification": classifies(
+        "model.text_model.embeddings.tok_embeddings", note=_PADDING, image=_CONNECTED
+    ),
+    "UltraVBertForSequenceClassification": classifies(_TEXT_MODEL, note=_PADDING, image=_CONNECTED),
+    "Gemma3ForSequenceClassification": classifies(image=_TOWER, **READ_FROM_TEXT),
+    "Qwen3_5ForSequenceClassification": classifies(apart=True, image=_VISUAL, **READ_FROM_TEXT),
+}
+
+_WRITERS = {
+    "LlavaForConditionalGeneration": writes(image=_TOWER),
+    "LlavaNextForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
+    "LlavaOnevisionForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
+    "Gemma3ForConditionalGeneration": writes(image=_TOWER),
+    "PaliGemmaForConditionalGeneration": writes(image=_TOWER),
+    "SmolVLMForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
+    "Idefics2ForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
+    "Idefics3ForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
+    "Qwen2VLForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "Qwen2_5_VLForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "Qwen3VLForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "Qwen3VLMoeForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "Qwen3_5ForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "Qwen3_5MoeForConditionalGeneration": writes(apart=True, image=_VISUAL),
+}
+
+ROWS: dict[str, Architecture] = {**_CLASSIFIERS, **_WRITERS}
