@@ -37,6 +37,24 @@ _WRITERS = {
     "Qwen3VLMoeForConditionalGeneration": writes(apart=True, image=_VISUAL),
     "Qwen3_5ForConditionalGeneration": writes(apart=True, image=_VISUAL),
     "Qwen3_5MoeForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "InternVLForConditionalGeneration": writes(image=_TOWER),
+    "QianfanOCRForConditionalGeneration": writes(image=_TOWER),
+    "AyaVisionForConditionalGeneration": writes(image=_TOWER),
+    "Cohere2VisionForConditionalGeneration": writes(image=_TOWER),
+    "GotOcr2ForConditionalGeneration": writes(image=_TOWER),
+    "VipLlavaForConditionalGeneration": writes(image=_TOWER),
+    "FastVlmForConditionalGeneration": writes(image=_TOWER),
+    "PerceptionLMForConditionalGeneration": writes(image=_TOWER),
+    "AriaForConditionalGeneration": writes(image=_TOWER),
+    "Mistral3ForConditionalGeneration": writes(image=_TOWER),
+    "Lfm2VlForConditionalGeneration": writes(image=_TOWER),
+    "LightOnOcrForConditionalGeneration": writes(image=("model.vision_encoder", "model.vision_projection")),
+    "Ovis2ForConditionalGeneration": writes(image=("model.vision_tower", "model.visual_embeddings_table")),
+    "DeepseekVLForConditionalGeneration": writes(image=_ALIGNED),
+    "JanusForConditionalGeneration": writes(image=_ALIGNED),
+    "Llama4ForConditionalGeneration": writes(
+        "language_model.model.embed_tokens", image=("vision_model", "multi_modal_projector")
+    ),
 }
 
 ROWS: dict[str, Architecture] = {**_CLASSIFIERS, **_WRITERS}

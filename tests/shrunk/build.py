@@ -79,14 +79,14 @@ def shrunk_config(kind: Any, changes: dict[str, Any]) -> Any:
 def _small(config: dict[str, Any]) -> dict[str, Any]:
     small: dict[str, Any] = {}
     for key, value in config.items():
-        token = re.fullmatch(r"(.*)_token_(?:id|index)", key)
+        token = re.fullmatch(r"(.*)_token_(?:id|index)", str(key))
         if key in _LENGTH_OF_ITS_OWN:
             continue
         if isinstance(value, dict) and key not in ("id2label", "label2id"):
             small[key] = _small(value)
         elif token and isinstance(value, int):
             small[key] = _TOKENS.get(token[1], _OTHER_TOKEN)
-        elif "drop" in key and isinstance(value, float):
+        elif "drop" in str(key) and isinstance(value, float):
             small[key] = 0.0
         elif key in _SIZE_OF and isinstance(value, int):
             small[key] = _SIZE_OF[key]
