@@ -25,28 +25,44 @@ INPUTS = {
 }
 """The arguments that carry a modality, by any class's name for them. Videos go with the images: one encoder."""
 
-_PLACES = {
+_FEATURES = {
     "image": ("image_token_id", "image_token_index", "video_token_id", "video_token_index"),
     "audio": ("audio_token_id", "audio_token_index"),
 }
+_AROUND = {
+    "image": (
+        *("vision_start_token_id", "vision_end_token_id", "image_start_token_id", "image_end_token_id"),
+        *("video_start_token_id", "video_end_token_id", "image_bos_token_id"),
+        *("boi_token_id", "boi_token_index", "eoi_token_id", "eoi_token_index"),
+    ),
+    "audio": (
+        *("audio_start_token_id", "audio_end_token_id", "audio_bos_token_id", "audio_eos_token_id"),
+        *("boa_token_id", "boa_token_index", "eoa_token_id", "eoa_token_index"),
+    ),
+}
+"""Names in a config: of the tokens in whose places features are put, and of those that stand around them."""
+
 TABLE = "model.language_model.embed_tokens"
 
 
 def places_of(config: Any, modality: str) -> tuple[int, ...]:
-    """The placeholders of a modality's features in `input_ids`: an image's and a video's, or a sound's.
+    """The tokens in `input_ids` that are an image's (or a video's), or a sound's: first those in whose places features
+    are put, then those that begin and end it.
+
+    Of an absent image, both are closed. Of an absent text, both stay: models count pictures, and the positions within
+    them, from the tokens around them.
 
     Raises:
         ValueError: the config names none.
     """
-    found = [getattr(config, name, None) for name in _PLACES[modality]]
-    places = tuple(dict.fromkeys(int(token) for token in found if token is not None))
-    if not places:
-        name = _PLACES[modality][0]
+    features, around = ([getattr(config, name, None) for name in names[modality]] for names in (_FEATURES, _AROUND))
+    if all(token is None for token in features):
+        name = _FEATURES[modality][0]
         raise ValueError(
             f"The config of model_type {config.model_type!r} has no `{name}`, so the {modality}'s places in "
             f"`input_ids` are not known. Set it, e.g. `config.{name} = processor.{name}`."
         )
-    return places
+    return tuple(dict.fromkeys(int(token) for token in (*features, *around) if token is not None))
 
 
 def image_token_id(config: Any) -> int:
@@ -64,13 +80,13 @@ def first_token_id(config: Any) -> int:
     return 0
 
 
-def text_modality(config: Any, encoder: Sequence[str], tokens: Tokens, apart: bool = False) -> Modality:
-    """The text of a shared sequence: absent, it is the empty text (see [`empty_text`])."""
+def text_modality(config: Any, encoder: Sequence[str], tokens: Tokens) -> Modality:
+    """The text of a shared sequence: absent, it is the empty text."""
     return Modality(
         inputs=["input_ids"],
         encoder=encoder,
         absent="omit",
-        hide=empty_text(tokens, first_token_id(config), apart=apart),
+        hide=empty_text(tokens, first_token_id(config)),
         vary=other_text(tokens),
     )
 
@@ -80,7 +96,6 @@ def among_text(
     table: str | Sequence[str] = TABLE,
     prompted: bool = True,
     parameters: Sequence[str] = (),
-    apart: bool = False,
 ) -> Declare:
     """Features among the tokens of a text.
 
@@ -89,7 +104,6 @@ def among_text(
         table: The token embeddings; a model may have several.
         prompted: Whether a part of the sequence is an answer, to be predicted token by token.
         parameters: Of the first modality's, those beside its encoder.
-        apart: Whether positions are counted from the media's grids, so that two pictures must not touch.
     """
 
     def declare(config: Any) -> dict[str, Modality]:
@@ -108,7 +122,7 @@ def among_text(
             for name, encoder in encoders.items()
         }
         tables = [table] if isinstance(table, str) else table
-        return {**found, "text": text_modality(config, tables, tokens, apart)}
+        return {**found, "text": text_modality(config, tables, tokens)}
 
     return declare
 
@@ -147,11 +161,10 @@ def classifies(
     table: str | Sequence[str] = TABLE,
     note: str = "",
     method: str = "dgl",
-    apart: bool = False,
     **encoders: Sequence[str],
 ) -> Architecture:
     """The row of a class that tells a label of the whole, or of each token (arguments of [`among_text`])."""
-    declare = among_text(encoders, table, prompted=False, apart=apart)
+    declare = among_text(encoders, table, prompted=False)
     return Architecture({"embeddings": declare}, absent=f"{gone(*encoders)} {EMPTY}", note=note, method=method)
 
 
@@ -159,11 +172,10 @@ def writes(
     table: str | Sequence[str] = TABLE,
     parameters: Sequence[str] = (),
     note: str = "",
-    apart: bool = False,
     **encoders: Sequence[str],
 ) -> Architecture:
     """The row of a class that writes an answer, token by token (arguments of [`among_text`])."""
-    return written(among_text(encoders, table, parameters=parameters, apart=apart), gone(*encoders), note)
+    return written(among_text(encoders, table, parameters=parameters), gone(*encoders), note)
 
 
 def written(declare: Declare, absent: str, note: str = "") -> Architecture:

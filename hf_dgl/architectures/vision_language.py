@@ -19,7 +19,7 @@ _CLASSIFIERS = {
     ),
     "UltraVBertForSequenceClassification": classifies(_TEXT_MODEL, note=_PADDING, image=_CONNECTED),
     "Gemma3ForSequenceClassification": classifies(image=_TOWER, **READ_FROM_TEXT),
-    "Qwen3_5ForSequenceClassification": classifies(apart=True, image=_VISUAL, **READ_FROM_TEXT),
+    "Qwen3_5ForSequenceClassification": classifies(image=_VISUAL, **READ_FROM_TEXT),
 }
 
 _WRITERS = {
@@ -31,12 +31,12 @@ _WRITERS = {
     "SmolVLMForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
     "Idefics2ForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
     "Idefics3ForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
-    "Qwen2VLForConditionalGeneration": writes(apart=True, image=_VISUAL),
-    "Qwen2_5_VLForConditionalGeneration": writes(apart=True, image=_VISUAL),
-    "Qwen3VLForConditionalGeneration": writes(apart=True, image=_VISUAL),
-    "Qwen3VLMoeForConditionalGeneration": writes(apart=True, image=_VISUAL),
-    "Qwen3_5ForConditionalGeneration": writes(apart=True, image=_VISUAL),
-    "Qwen3_5MoeForConditionalGeneration": writes(apart=True, image=_VISUAL),
+    "Qwen2VLForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen2_5_VLForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3VLForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3VLMoeForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3_5ForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3_5MoeForConditionalGeneration": writes(image=_VISUAL),
     "InternVLForConditionalGeneration": writes(image=_TOWER),
     "QianfanOCRForConditionalGeneration": writes(image=_TOWER),
     "AyaVisionForConditionalGeneration": writes(image=_TOWER),

@@ -110,27 +110,19 @@ def closed(tokens: Tokens, omit: tuple[str, ...] = (), mask: str = "attention_ma
     return hide
 
 
-def empty_text(
-    tokens: Tokens, token_id: int, mask: str = "attention_mask", ids: str = "input_ids", apart: bool = False
-) -> Hide:
+def empty_text(tokens: Tokens, token_id: int, mask: str = "attention_mask", ids: str = "input_ids") -> Hide:
     """The empty text inside a shared sequence: all its tokens become `token_id` (`<bos>`), and only the first is
     attended.
 
     The length of the sequence stays, so read-outs ("the last token") find their place.
-
-    Args:
-        apart: The token right behind a medium's places is attended, too (as `<bos>`): where positions are counted from
-            the media's grids, two pictures would otherwise touch and be counted as one.
     """
 
     def hide(call: Call) -> Call:
         attended = _mask_of(call, mask, ids)
         text = tokens(call) & attended.bool()
-        kept = text & (text.cumsum(1) == 1)
-        if apart:
-            kept[:, 1:] |= text[:, 1:] & ~text[:, :-1] & attended[:, :-1].bool()
+        first = text & (text.cumsum(1) == 1)
         call[ids] = call[ids].masked_fill(text, token_id)
-        call[mask] = attended * (~text | kept)
+        call[mask] = attended * (~text | first)
         return call
 
     return hide

@@ -41,7 +41,15 @@ _SIZES = {
     64: "vocab_size max_position_embeddings vocab_size_per_layer_input",
 }
 _SIZE_OF = {name: size for size, names in _SIZES.items() for name in names.split()}
+AROUND = {IMAGE: (51, 52), VIDEO: (53, 54), AUDIO: (55, 56)}
 _TOKENS = {"pad": 0, "bos": 1, "cls": 1, "eos": 2, "sep": 2, "image": IMAGE, "video": VIDEO, "audio": AUDIO}
+_TOKENS |= {
+    **dict.fromkeys(("vision_start", "image_start", "image_bos", "boi"), AROUND[IMAGE][0]),
+    **dict.fromkeys(("vision_end", "image_end", "eoi"), AROUND[IMAGE][1]),
+    **{"video_start": AROUND[VIDEO][0], "video_end": AROUND[VIDEO][1]},
+    **dict.fromkeys(("audio_start", "audio_bos", "boa"), AROUND[AUDIO][0]),
+    **dict.fromkeys(("audio_end", "audio_eos", "eoa"), AROUND[AUDIO][1]),
+}
 _OTHER_TOKEN = 3
 _LENGTH_OF_ITS_OWN = ("layer_types", "mlp_layer_types", "per_layer_config")  # one entry per layer: made anew
 
@@ -109,14 +117,11 @@ def asked(*rows: list[tuple[int, int]], words: int = 3) -> dict[str, torch.Tenso
     """A question and its answer in each row: `<bos>`, words, the places of its media, words, two tokens of an answer.
 
     Args:
-        rows: For each row, (token, count) of each medium's places, which a token of their end follows.
+        rows: For each row, (token, count) of each medium's places; tokens of its begin and end stand around them.
             Shorter rows are padded on the right.
         words: How many before the media and how many behind.
     """
-    lines = [
-        [1, *_words(words), *(place for token, count in row for place in [*[token] * count, 4]), *_words(words)]
-        for row in rows
-    ]
+    lines = [[1, *_words(words), *_media(row), *_words(words)] for row in rows]
     length = max(map(len, lines)) + 2
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -126,6 +131,14 @@ def asked(*rows: list[tuple[int, int]], words: int = 3) -> dict[str, torch.Tenso
         mask[i, :end] = 1
         labels[i, end - 2 : end] = ids[i, end - 2 : end]
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _media(row: list[tuple[int, int]]) -> list[int]:
+    tokens = []
+    for place, count in row:
+        begin, end = AROUND[place]
+        tokens += [begin, *[place] * count, end]
+    return tokens
 
 
 def _words(count: int) -> list[int]:

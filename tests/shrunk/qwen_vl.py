@@ -53,3 +53,112 @@ def _qwen3_5() -> Any:
 def _qwen3_5_classifier() -> Any:
     changes, batch = _qwen3_5()
     return {**changes, "num_labels": 4}, {**batch, "labels": torch.tensor([1, 0, 3])}
+
+
+@shrunk("Cosmos3OmniForConditionalGeneration")
+def _cosmos_omni() -> Any:
+    return _qwen3()
+
+
+@shrunk("Cosmos3EdgeForConditionalGeneration")
+def _cosmos_edge() -> Any:
+    return {"vision_config": {**VISION, "num_patches": 16}, "text_config": MROPE}, seen(PATCH // 2)
+
+
+@shrunk("Qwen4ExpForConditionalGeneration")
+def _qwen4() -> Any:
+    changes, batch = _qwen3_5()
+    return changes, batch
+
+
+@shrunk(
+    "Glm4vForConditionalGeneration",
+    "Glm46VForConditionalGeneration",
+    "Glm4vMoeForConditionalGeneration",
+    "GlmOcrForConditionalGeneration",
+)
+def _glm() -> Any:
+    """A video has the image's places, so upstream takes either in one batch."""
+    return {"vision_config": {**VISION, "image_size": 16}, "text_config": MROPE}, seen(video=False)
+
+
+@shrunk("Glm5NextForConditionalGeneration")
+def _glm5() -> Any:
+    text = {"qk_rope_head_dim": 0, "layer_types": ["linear_attention", "indexed_attention"], "mlp_layer_types": ["dense", "sparse"]}
+    return {"vision_config": {**VISION, "image_size": 16}, "text_config": text}, seen(video=False)
+
+
+def without_kinds(video: bool = True) -> dict[str, Any]:
+    return {key: value for key, value in seen(video=video).items() if key != "mm_token_type_ids"}
+
+
+@shrunk("Exaone4_5_ForConditionalGeneration", "HyperCLOVAXVisionV2ForConditionalGeneration")
+def _exaone() -> Any:
+    return {"vision_config": VISION}, without_kinds()
+
+
+@shrunk("MiniMaxM3SparseForConditionalGeneration")
+def _minimax() -> Any:
+    return {"vision_config": VISION}, without_kinds()
+
+
+def unfolded(batch: dict[str, Any], names: tuple[str, ...] = ("pixel_values",)) -> dict[str, Any]:
+    """Patches as small pictures."""
+    return {**batch, **{name: torch.randn(len(batch[name]), 3, 4, 4) for name in names}}
+
+
+@shrunk("PaddleOCRVLForConditionalGeneration")
+def _paddle() -> Any:
+    return {"vision_config": {**VISION, "image_size": 16}, "text_config": MROPE}, unfolded(seen(video=False))
+
+
+@shrunk("CohereCompassForConditionalGeneration")
+def _compass() -> Any:
+    mrope = MROPE["rope_parameters"]
+    ropes = {"sliding_attention": mrope, "full_attention": mrope}
+    text = {"layer_types": ["sliding_attention", "full_attention"], "rope_parameters": ropes}
+    return {"vision_config": VISION, "text_config": text}, seen()
+
+
+@shrunk("Kimi_K25ForConditionalGeneration")
+def _kimi() -> Any:
+    vision = {**VISION, "pos_emb_height": 4, "pos_emb_width": 4}
+    return {"vision_config": vision}, unfolded(without_kinds(), ("pixel_values", "pixel_values_videos"))
+
+
+@shrunk("VideoLlama3ForConditionalGeneration")
+def _videollama() -> Any:
+    sizes = {"image_merge_sizes": torch.tensor([2, 2, 2]), "video_merge_sizes": torch.tensor([2])}
+    batch = without_kinds()
+    return {"vision_config": VISION}, {**batch, **sizes}
+
+
+@shrunk("Ernie4_5_VLMoeForConditionalGeneration")
+def _ernie() -> Any:
+    return {"vision_config": VISION, "text_config": {"rope_parameters": {**MROPE["rope_parameters"], "mrope_section": [1, 1, 2]}}}, seen()
+
+
+@shrunk("MuseGlimmerForConditionalGeneration")
+def _muse() -> Any:
+    return {"vision_config": {**VISION, "out_hidden_size": 64}}, without_kinds()
+
+
+@shrunk("Inkling2ForConditionalGeneration")
+def _inkling2() -> Any:
+    return {"vision_config": VISION}, without_kinds(video=False)
+
+
+@shrunk("Lfm3VlForConditionalGeneration")
+def _lfm3() -> Any:
+    return {"vision_config": VISION, "text_config": {"layer_types": ["conv", "full_attention"]}}, without_kinds()
+
+
+@shrunk("HunYuanVLForConditionalGeneration")
+def _hunyuan() -> Any:
+    return {"vision_config": VISION, "text_config": {"head_dim": 8}}, seen(video=False)
+
+
+@shrunk("MiniCPMV4_6ForConditionalGeneration", "MiniCPMV4_7ForConditionalGeneration", "MiniCPMOcrForConditionalGeneration")
+def _minicpm() -> Any:
+    changes, _ = _qwen3_5()
+    return {"vision_config": VISION, "text_config": changes["text_config"]}, seen(video=False)
