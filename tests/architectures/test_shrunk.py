@@ -20,6 +20,7 @@ from tests.architectures.test_matrix import assert_exact, cast, path_matches, qu
 from tests.shrunk import SHRUNK, padded_left
 
 SAMPLE = ("Qwen2_5_VLForConditionalGeneration",)
+FLOAT32 = ("Inkling2ForConditionalGeneration",)  # upstream casts inside the model
 EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNK]
 
 
@@ -27,14 +28,14 @@ EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) 
 def test_row(name: str, tmp_path: Any) -> None:
     model, batch = SHRUNK[name]()
     loses_nothing_when_saved(model, batch, tmp_path)
-    dtype = torch.float64
+    dtype, exact = (torch.float32, 1e-4) if name in FLOAT32 else (torch.float64, 1e-7)
     model, batch = model.to(dtype), cast(batch, dtype)
     modalities = modalities_of(model)
     assert (batch["attention_mask"][:, -1] == 0).any(), "no row of the batch is padded"
-    assert_exact(quietly_training(model), modalities, batch)
+    assert_exact(quietly_training(model), modalities, batch, tolerance=exact)
     learns_and_leaks_nothing(model, modalities, padded_left(batch))
-    exact_with_checkpointing(copy.deepcopy(model), modalities, batch)
-    exact_with_lora(copy.deepcopy(model), modalities, batch)
+    exact_with_checkpointing(copy.deepcopy(model), modalities, batch, exact)
+    exact_with_lora(copy.deepcopy(model), modalities, batch, exact)
     trains_for_two_steps(model, modalities, batch)
 
 
@@ -63,7 +64,7 @@ def learns_and_leaks_nothing(model: Any, modalities: Any, batch: Any) -> None:
     model.zero_grad()
 
 
-def exact_with_checkpointing(model: Any, modalities: Any, batch: Any) -> None:
+def exact_with_checkpointing(model: Any, modalities: Any, batch: Any, tolerance: float) -> None:
     if not model.supports_gradient_checkpointing:
         return
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -74,16 +75,17 @@ def exact_with_checkpointing(model: Any, modalities: Any, batch: Any) -> None:
         module.training = True
     assert switched
     # The oracle's own hooks are gone when a region would be recomputed, so it keeps all activations.
-    assert_exact(model, modalities, batch, before_the_oracle=lambda: quietly_training(model))
+    assert_exact(model, modalities, batch, before_the_oracle=lambda: quietly_training(model), tolerance=tolerance)
 
 
-def exact_with_lora(model: Any, modalities: Any, batch: Any) -> None:
+def exact_with_lora(model: Any, modalities: Any, batch: Any, tolerance: float) -> None:
+    dtype = next(model.parameters()).dtype
     linear = [path for path, module in model.named_modules() if type(module) is nn.Linear and "out_proj" not in path]
-    model = get_peft_model(model, LoraConfig(r=2, target_modules="|".join(map(re.escape, linear)))).double()
+    model = get_peft_model(model, LoraConfig(r=2, target_modules="|".join(map(re.escape, linear)))).to(dtype)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # they start at zero, where `lora_A` has no gradient
             nn.init.normal_(parameter, std=0.3)
-    assert_exact(quietly_training(model), modalities, batch)
+    assert_exact(quietly_training(model), modalities, batch, tolerance=tolerance)
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 

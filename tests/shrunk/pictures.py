@@ -55,14 +55,33 @@ def _deepseek_vl() -> Any:
 
 @shrunk("JanusForConditionalGeneration")
 def _janus() -> Any:
-    vq = {"base_channels": 32, "channel_multiplier": [1], "latent_channels": 8, "num_res_blocks": 1, "embed_dim": 8, "num_embeddings": 8}
+    vq = {
+        "base_channels": 32,
+        "channel_multiplier": [1],
+        "latent_channels": 8,
+        "num_res_blocks": 1,
+        "embed_dim": 8,
+        "num_embeddings": 8,
+    }
     return {"vision_config": {**SIZE, "hidden_dropout_rate": 0.0}, "vq_config": vq}, pictures(16)
 
 
 @shrunk("Llama4ForConditionalGeneration")
 def _llama4() -> Any:
-    vision = {**SIZE, "pixel_shuffle_ratio": 0.5, "projector_input_dim": 16, "projector_output_dim": 16, "vision_output_dim": 16, "intermediate_size": 64}
-    text = {"num_hidden_layers": 2, "moe_layers": [1], "no_rope_layers": [1, 0], "layer_types": ["chunked_attention", "full_attention"]}
+    vision = {
+        **SIZE,
+        "pixel_shuffle_ratio": 0.5,
+        "projector_input_dim": 16,
+        "projector_output_dim": 16,
+        "vision_output_dim": 16,
+        "intermediate_size": 64,
+    }
+    text = {
+        "num_hidden_layers": 2,
+        "moe_layers": [1],
+        "no_rope_layers": [1, 0],
+        "layer_types": ["chunked_attention", "full_attention"],
+    }
     return {"vision_config": vision, "text_config": text}, pictures(4)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from .build import IMAGE, VIDEO, asked, kinds, shrunk
 
-GRIDS = {"image": [[1, 4, 4], [1, 4, 2], [1, 2, 4]], "video": [[1, 4, 4]]}  # frames, rows, columns, in patches
+GRIDS = [[1, 4, 4], [1, 4, 2], [1, 2, 4]]  # frames, rows, columns, in patches
 PATCH = 3 * 2 * 4 * 4  # channels, frames, 4 x 4 pixels
 
 
@@ -16,14 +16,17 @@ def patches(grid: list[list[int]], width: int = PATCH) -> torch.Tensor:
     return torch.randn(sum(t * h * w for t, h, w in grid), width)
 
 
-def seen(width: int = PATCH, video: bool = True) -> dict[str, Any]:
+def seen(
+    width: int = PATCH, video: bool = True, frames: int = 1, places: tuple[int, int, int] = (4, 2, 2)
+) -> dict[str, Any]:
     """Row 0: two pictures of different size. Row 1: one. Row 2: a video."""
-    rows = [[(IMAGE, 4), (IMAGE, 2)], [(IMAGE, 2)], [(VIDEO, 4)] if video else []]
+    first, second, third = places
+    rows = [[(IMAGE, first), (IMAGE, second)], [(IMAGE, third)], [(VIDEO, 4)] if video else []]
     batch = kinds(asked(*rows))
-    batch |= {"pixel_values": patches(GRIDS["image"], width), "image_grid_thw": torch.tensor(GRIDS["image"])}
+    batch |= {"pixel_values": patches(GRIDS, width), "image_grid_thw": torch.tensor(GRIDS)}
     if video:
-        batch |= {"pixel_values_videos": patches(GRIDS["video"], width)}
-        batch |= {"video_grid_thw": torch.tensor(GRIDS["video"])}
+        grid = [[frames, 4, 4]]
+        batch |= {"pixel_values_videos": patches(grid, width), "video_grid_thw": torch.tensor(grid)}
     return batch
 
 
@@ -44,7 +47,12 @@ def _qwen3() -> Any:
 
 @shrunk("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 def _qwen3_5() -> Any:
-    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    heads = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    }
     text = {**MROPE, **heads, "layer_types": ["linear_attention", "full_attention"], "pad_token_id": 0}
     return {"vision_config": {**VISION, "num_position_embeddings": 16}, "text_config": text}, seen()
 
@@ -68,13 +76,14 @@ def _cosmos_edge() -> Any:
 @shrunk("Qwen4ExpForConditionalGeneration")
 def _qwen4() -> Any:
     changes, batch = _qwen3_5()
-    return changes, batch
+    indexer = {"n_heads": 2, "kv_heads": 1, "head_dim": 8, "budget": 8, "compress_ratio": 2}
+    text = {f"indexer_{key}": value for key, value in indexer.items()} | {"hc_count": 2, "hc_lowrank": 4}
+    return {**changes, "text_config": {**changes["text_config"], **text}}, batch
 
 
 @shrunk(
     "Glm4vForConditionalGeneration",
     "Glm46VForConditionalGeneration",
-    "Glm4vMoeForConditionalGeneration",
     "GlmOcrForConditionalGeneration",
 )
 def _glm() -> Any:
@@ -82,9 +91,18 @@ def _glm() -> Any:
     return {"vision_config": {**VISION, "image_size": 16}, "text_config": MROPE}, seen(video=False)
 
 
+@shrunk("Glm4vMoeForConditionalGeneration")
+def _glm_moe() -> Any:
+    changes, batch = _glm()
+    text = {"rope_parameters": {**MROPE["rope_parameters"], "mrope_section": [1, 1, 0]}}
+    return {**changes, "text_config": text}, batch
+
+
 @shrunk("Glm5NextForConditionalGeneration")
 def _glm5() -> Any:
-    text = {"qk_rope_head_dim": 0, "layer_types": ["linear_attention", "indexed_attention"], "mlp_layer_types": ["dense", "sparse"]}
+    text = {"qk_rope_head_dim": 0, "layer_types": ["linear_attention", "indexed_attention"]}
+    text |= {"mlp_layer_types": ["dense", "sparse"], "linear_head_dim": 8, "linear_num_heads": 2}
+    text |= {"index_head_dim": 8, "index_n_heads": 2, "hc_mult": 2}
     return {"vision_config": {**VISION, "image_size": 16}, "text_config": text}, seen(video=False)
 
 
@@ -130,22 +148,29 @@ def _kimi() -> Any:
 def _videollama() -> Any:
     sizes = {"image_merge_sizes": torch.tensor([2, 2, 2]), "video_merge_sizes": torch.tensor([2])}
     batch = without_kinds()
+    batch |= {name: batch[name][:, : PATCH // 2] for name in ("pixel_values", "pixel_values_videos")}
     return {"vision_config": VISION}, {**batch, **sizes}
 
 
 @shrunk("Ernie4_5_VLMoeForConditionalGeneration")
 def _ernie() -> Any:
-    return {"vision_config": VISION, "text_config": {"rope_parameters": {**MROPE["rope_parameters"], "mrope_section": [1, 1, 2]}}}, seen()
+    text = {"rope_parameters": {**MROPE["rope_parameters"], "mrope_section": [1, 1, 2]}}
+    return {"vision_config": VISION, "text_config": text}, seen(PATCH // 2, frames=2)
 
 
 @shrunk("MuseGlimmerForConditionalGeneration")
 def _muse() -> Any:
-    return {"vision_config": {**VISION, "out_hidden_size": 64}}, without_kinds()
+    return {"vision_config": VISION, "out_hidden_size": 64}, without_kinds()
 
 
 @shrunk("Inkling2ForConditionalGeneration")
 def _inkling2() -> Any:
-    return {"vision_config": VISION}, without_kinds(video=False)
+    batch = without_kinds(video=False)
+    return {"vision_config": VISION}, {
+        **batch,
+        "pixel_values": torch.randn(8, 8, 8, 3),
+        "image_grid_thw": torch.tensor([[1, 2, 2], [1, 2, 1], [1, 1, 2]]),  # in places
+    }
 
 
 @shrunk("Lfm3VlForConditionalGeneration")
@@ -155,10 +180,19 @@ def _lfm3() -> Any:
 
 @shrunk("HunYuanVLForConditionalGeneration")
 def _hunyuan() -> Any:
-    return {"vision_config": VISION, "text_config": {"head_dim": 8}}, seen(video=False)
+    return {"vision_config": VISION, "text_config": {"head_dim": 8}}, seen(PATCH // 2, video=False, places=(8, 6, 5))
 
 
-@shrunk("MiniCPMV4_6ForConditionalGeneration", "MiniCPMV4_7ForConditionalGeneration", "MiniCPMOcrForConditionalGeneration")
+@shrunk(
+    "MiniCPMV4_6ForConditionalGeneration", "MiniCPMV4_7ForConditionalGeneration", "MiniCPMOcrForConditionalGeneration"
+)
 def _minicpm() -> Any:
+    """All patches of all pictures in one row; 16 of them are one place."""
     changes, _ = _qwen3_5()
-    return {"vision_config": VISION, "text_config": changes["text_config"]}, seen(video=False)
+    batch = kinds(asked([(IMAGE, 1), (IMAGE, 2)], [(IMAGE, 1)], []))
+    pixels = torch.randn(1, 3, 4, 64 * 4)
+    sizes = {"target_sizes": torch.tensor([[4, 4], [4, 8], [4, 4]])}
+    vision = {"patch_size": 4, "insert_layer_id": 0}
+    config = {"vision_config": vision, "text_config": changes["text_config"]}
+    config |= {"image_token_id": IMAGE, "video_token_id": VIDEO}
+    return config, {**batch, "pixel_values": pixels, **sizes}
