@@ -31,11 +31,12 @@ _SIZES = {
     "multi_modal_hidden_size encoder_hidden_size mm_hidden_size fc_dim output_hidden_size projection_hidden_size "
     "input_hidden_size image_size",
     32: "intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim mlp_dim moe_intermediate_size "
-    "shared_expert_intermediate_size intermediate_size_mlp projector_intermediate_size ffn_hidden_size",
+    "shared_expert_intermediate_size intermediate_size_mlp projector_intermediate_size ffn_hidden_size "
+    "projection_intermediate_size shared_intermediate_size dense_intermediate_size alignment_intermediate_size",
     2: "num_hidden_layers depth num_layers encoder_layers decoder_layers layers n_layer num_attention_heads num_heads "
     "encoder_attention_heads decoder_attention_heads attention_heads num_key_value_heads num_experts_per_tok n_layers "
     "heads conf_num_hidden_layers conf_num_attention_heads num_conv_layers",
-    4: "num_experts num_local_experts n_routed_experts",
+    4: "num_experts num_local_experts n_routed_experts moe_num_experts",
     8: "head_dim patch_size num_mel_bins qk_nope_head_dim v_head_dim q_lora_rank kv_lora_rank qk_rope_head_dim "
     "sliding_window local_attention",
     64: "vocab_size max_position_embeddings vocab_size_per_layer_input",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers as tf
 
 from .build import IMAGE, asked, shrunk
 
@@ -35,7 +36,7 @@ def _aya() -> Any:
 
 @shrunk("Cohere2VisionForConditionalGeneration")
 def _cohere2() -> Any:
-    return {"vision_config": SIZE, "alignment_intermediate_size": 32}, pictures(4)
+    return {"vision_config": SIZE}, pictures(4)
 
 
 @shrunk("GotOcr2ForConditionalGeneration")
@@ -55,33 +56,16 @@ def _deepseek_vl() -> Any:
 
 @shrunk("JanusForConditionalGeneration")
 def _janus() -> Any:
-    vq = {
-        "base_channels": 32,
-        "channel_multiplier": [1],
-        "latent_channels": 8,
-        "num_res_blocks": 1,
-        "embed_dim": 8,
-        "num_embeddings": 8,
-    }
+    vq = {"base_channels": 32, "channel_multiplier": [1], "latent_channels": 8, "num_res_blocks": 1}
+    vq |= {"embed_dim": 8, "num_embeddings": 8}
     return {"vision_config": {**SIZE, "hidden_dropout_rate": 0.0}, "vq_config": vq}, pictures(16)
 
 
 @shrunk("Llama4ForConditionalGeneration")
 def _llama4() -> Any:
-    vision = {
-        **SIZE,
-        "pixel_shuffle_ratio": 0.5,
-        "projector_input_dim": 16,
-        "projector_output_dim": 16,
-        "vision_output_dim": 16,
-        "intermediate_size": 64,
-    }
-    text = {
-        "num_hidden_layers": 2,
-        "moe_layers": [1],
-        "no_rope_layers": [1, 0],
-        "layer_types": ["chunked_attention", "full_attention"],
-    }
+    vision = {**SIZE, "pixel_shuffle_ratio": 0.5, "intermediate_size": 64}
+    vision |= dict.fromkeys(("projector_input_dim", "projector_output_dim", "vision_output_dim"), 16)
+    text = {"moe_layers": [1], "no_rope_layers": [1, 0], "layer_types": ["chunked_attention", "full_attention"]}
     return {"vision_config": vision, "text_config": text}, pictures(4)
 
 
@@ -111,3 +95,26 @@ def _ovis2() -> Any:
 @shrunk("AriaForConditionalGeneration")
 def _aria() -> Any:
     return {"vision_config": SIZE, "projector_patch_to_query_dict": {16: 4}}, pictures(4)
+
+
+@shrunk("FastVlmForConditionalGeneration")
+def _fast_vlm() -> Any:
+    """Another tower in place of timm's, which gives feature maps, too."""
+    vision = {"model_type": "convnext", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "hidden_size": 16}
+    return {"vision_config": tf.ConvNextConfig(**vision, image_size=32)}, pictures(16)
+
+
+@shrunk("PerceptionLMForConditionalGeneration")
+def _perception() -> Any:
+    """Another tower in place of timm's."""
+    tower = tf.Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        model_args={"embed_dim": 16},
+    )
+    batch = pictures(4)
+    batch["pixel_values"] = batch["pixel_values"][:, None]
+    return {"vision_config": tower, "vision_use_cls_token": True, "projector_pooling_ratio": 2}, batch

@@ -155,6 +155,7 @@ def _videollama() -> Any:
 @shrunk("Ernie4_5_VLMoeForConditionalGeneration")
 def _ernie() -> Any:
     text = {"rope_parameters": {**MROPE["rope_parameters"], "mrope_section": [1, 1, 2]}}
+    text |= {"moe_intermediate_size": [32, 32], "moe_num_experts": 4}
     return {"vision_config": VISION, "text_config": text}, seen(PATCH // 2, frames=2)
 
 
@@ -180,19 +181,31 @@ def _lfm3() -> Any:
 
 @shrunk("HunYuanVLForConditionalGeneration")
 def _hunyuan() -> Any:
-    return {"vision_config": VISION, "text_config": {"head_dim": 8}}, seen(PATCH // 2, video=False, places=(8, 6, 5))
+    return {"vision_config": VISION, "text_config": {"head_dim": 8, **MROPE}}, seen(
+        PATCH // 2, video=False, places=(8, 6, 5)
+    )
 
 
-@shrunk(
-    "MiniCPMV4_6ForConditionalGeneration", "MiniCPMV4_7ForConditionalGeneration", "MiniCPMOcrForConditionalGeneration"
-)
-def _minicpm() -> Any:
-    """All patches of all pictures in one row; 16 of them are one place."""
+def minicpm(each: int, *rows: Any) -> Any:
+    """All patches of all pictures in one row; 16 of them are `each` places."""
     changes, _ = _qwen3_5()
-    batch = kinds(asked([(IMAGE, 1), (IMAGE, 2)], [(IMAGE, 1)], []))
-    pixels = torch.randn(1, 3, 4, 64 * 4)
-    sizes = {"target_sizes": torch.tensor([[4, 4], [4, 8], [4, 4]])}
-    vision = {"patch_size": 4, "insert_layer_id": 0}
-    config = {"vision_config": vision, "text_config": changes["text_config"]}
-    config |= {"image_token_id": IMAGE, "video_token_id": VIDEO}
-    return config, {**batch, "pixel_values": pixels, **sizes}
+    batch = kinds(asked(*rows or ([(IMAGE, each), (IMAGE, 2 * each)], [(IMAGE, each)], [])))
+    pixels = {"pixel_values": torch.randn(1, 3, 4, 64 * 4), "target_sizes": torch.tensor([[4, 4], [4, 8], [4, 4]])}
+    config = {"vision_config": {"patch_size": 4, "insert_layer_id": 0}, "text_config": changes["text_config"]}
+    return {**config, "image_token_id": IMAGE, "video_token_id": VIDEO}, {**batch, **pixels}
+
+
+@shrunk("MiniCPMV4_6ForConditionalGeneration")
+def _minicpm_4_6() -> Any:
+    return minicpm(1)
+
+
+@shrunk("MiniCPMV4_7ForConditionalGeneration")
+def _minicpm_4_7() -> Any:
+    """A second picture in a row would count as a slice of the first."""
+    return minicpm(1, [(IMAGE, 1)], [(IMAGE, 2)], [(IMAGE, 1)])
+
+
+@shrunk("MiniCPMOcrForConditionalGeneration")
+def _minicpm_ocr() -> Any:
+    return minicpm(4)
