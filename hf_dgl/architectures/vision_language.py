@@ -52,7 +52,9 @@ _WRITERS = {
     "CohereCompassForConditionalGeneration": writes(image=_VISUAL),
     "MiniMaxM3SparseForConditionalGeneration": writes(image=_TOWER),
     "Lfm3VlForConditionalGeneration": writes(image=_TOWER),
-    "HunYuanVLForConditionalGeneration": writes(image=("model.vision_tower",)),
+    "HunYuanVLForConditionalGeneration": writes(
+        image=("model.vision_tower",), note="One picture per row: nothing but the text keeps two apart."
+    ),
     "Inkling2ForConditionalGeneration": writes(image=("model.vision_tower",)),
     "Ernie4_5_VLMoeForConditionalGeneration": writes(image=("model.vision_tower", "model.resampler_model")),
     "MuseGlimmerForConditionalGeneration": writes(

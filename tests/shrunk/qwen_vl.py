@@ -16,12 +16,9 @@ def patches(grid: list[list[int]], width: int = PATCH) -> torch.Tensor:
     return torch.randn(sum(t * h * w for t, h, w in grid), width)
 
 
-def seen(
-    width: int = PATCH, video: bool = True, frames: int = 1, places: tuple[int, int, int] = (4, 2, 2)
-) -> dict[str, Any]:
+def seen(width: int = PATCH, video: bool = True, frames: int = 1) -> dict[str, Any]:
     """Row 0: two pictures of different size. Row 1: one. Row 2: a video."""
-    first, second, third = places
-    rows = [[(IMAGE, first), (IMAGE, second)], [(IMAGE, third)], [(VIDEO, 4)] if video else []]
+    rows = [[(IMAGE, 4), (IMAGE, 2)], [(IMAGE, 2)], [(VIDEO, 4)] if video else []]
     batch = kinds(asked(*rows))
     batch |= {"pixel_values": patches(GRIDS, width), "image_grid_thw": torch.tensor(GRIDS)}
     if video:
@@ -155,7 +152,7 @@ def _videollama() -> Any:
 @shrunk("Ernie4_5_VLMoeForConditionalGeneration")
 def _ernie() -> Any:
     text = {"rope_parameters": {**MROPE["rope_parameters"], "mrope_section": [1, 1, 2]}}
-    text |= {"moe_intermediate_size": [32, 32], "moe_num_experts": 4}
+    text |= {"moe_intermediate_size": [32, 32], "moe_num_experts": 4, "moe_k": 2}
     return {"vision_config": VISION, "text_config": text}, seen(PATCH // 2, frames=2)
 
 
@@ -181,9 +178,10 @@ def _lfm3() -> Any:
 
 @shrunk("HunYuanVLForConditionalGeneration")
 def _hunyuan() -> Any:
-    return {"vision_config": VISION, "text_config": {"head_dim": 8, **MROPE}}, seen(
-        PATCH // 2, video=False, places=(8, 6, 5)
-    )
+    """Nothing in the config tells what stands between two pictures, so there is one in a row."""
+    batch = kinds(asked([(IMAGE, 8)], [(IMAGE, 6)], [(IMAGE, 5)]))
+    batch |= {"pixel_values": patches(GRIDS, PATCH // 2), "image_grid_thw": torch.tensor(GRIDS)}
+    return {"vision_config": {**VISION, "max_image_size": 16}, "text_config": {"head_dim": 8, **MROPE}}, batch
 
 
 def minicpm(each: int, *rows: Any) -> Any:
