@@ -221,6 +221,7 @@ def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[
 def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     if trainer.is_world_process_zero():
         folder = Path(str(trainer.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if recipe.model.merges_adapters:
