@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
-from tests.distributed.two_processes import hf_dgl_as_launched
+from tests.processes import hf_dgl_as_launched
 
 IMAGE = (
     "{model_type: vit, image_size: 8, patch_size: 4, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}"
