@@ -19,7 +19,10 @@ from hf_dgl.architectures.lookup import ARCHITECTURES, modalities_of
 from hf_dgl.method.modalities import resolve
 from hf_dgl.method.outputs import map_tensors
 from tests.architectures_tiny import TINY
+from tests.devices import current, put
 from tests.oracle import gradients, oracle
+
+pytestmark = pytest.mark.device
 
 CASES = [
     pytest.param(name, partition, id=f"{name}-{partition}")
@@ -212,7 +215,7 @@ def test_what_is_saved_is_the_plain_model(name, partition, tmp_path):
         model.save_pretrained(tmp_path)
         model.eval()
         expected = model(**batch)["loss"]
-    loaded = type(model).from_pretrained(tmp_path).eval()
+    loaded = put(type(model).from_pretrained(tmp_path).eval())
     assert torch.equal(loaded(**batch)["loss"], expected)
     for file in tmp_path.rglob("*"):
         assert "dgl" not in file.name
@@ -263,7 +266,7 @@ def test_bf16_is_finite(name, partition):
     model, modalities, batch = build(name, partition)
     quietly_training(model)
     with disentangle(model, modalities):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(current().type, torch.bfloat16):
             output = model(**batch)
         output["loss"].backward()
     assert all(bool(torch.isfinite(loss)) for loss in output["losses"].values())

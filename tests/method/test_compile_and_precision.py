@@ -9,6 +9,7 @@ from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
+from tests.devices import current
 from tests.oracle import gradients, max_difference
 from tests.tiny import tiny_batch, tiny_model
 from tests.training.test_trainer import make as make_trainer
@@ -16,6 +17,8 @@ from tests.training.test_trainer import same, weights
 
 from .test_cross_modal_gradients import expected
 from .test_disentangle import settings
+
+pytestmark = pytest.mark.device
 
 NAMES = ("image", "text")
 
@@ -61,14 +64,14 @@ def test_bf16_is_the_oracle_in_bf16_and_near_fp32(fusion_type, method):
     model, batch = tiny_model(NAMES, fusion_type=fusion_type).train(), tiny_batch(NAMES)
     chosen = settings(method)
     with disentangle(model, modalities_of(model), **chosen) as handle:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(current().type, torch.bfloat16):
             loss = model(**batch).loss
         loss.backward()
         owners = handle.partition.owners
     actual = gradients(model)
     model.zero_grad()
     in_fp32 = expected(model, batch, chosen, owners)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(current().type, torch.bfloat16):
         in_bf16 = expected(model, batch, chosen, owners)
     assert relative(actual, in_bf16) < 4e-2  # sums of rounded terms, in another order
     assert relative(actual, in_fp32) < 8e-2
@@ -79,10 +82,10 @@ def test_bf16_is_the_oracle_in_bf16_and_near_fp32(fusion_type, method):
 def test_fp16_with_a_loss_scaler(fusion_type):
     """One scaled total is one backward: every group is scaled alike, and unscaling gives DGL's gradients."""
     model, batch = tiny_model(NAMES, fusion_type=fusion_type).train(), tiny_batch(NAMES)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(current().type, init_scale=2.0**10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with disentangle(model, modalities_of(model)) as handle:
-        with torch.autocast("cpu", torch.float16):
+        with torch.autocast(current().type, torch.float16):
             loss = model(**batch).loss
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)

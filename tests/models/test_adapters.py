@@ -32,6 +32,8 @@ from tests.oracle import gradients, max_difference
 from tests.recipes import TINY_ENCODERS, tiny_recipe
 from tests.tiny import tiny_batch, tiny_encoder_config, tiny_model, tiny_rows, tiny_tokenizer
 
+pytestmark = pytest.mark.device
+
 LORA = {"r": 4, "lora_alpha": 8}
 
 
