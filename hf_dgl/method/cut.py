@@ -12,6 +12,7 @@ whatever is met there is what the reused output depends on.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import nn
 
 from .modalities import Partition
 from .outputs import loss_of, tensors_in
+from .traces import without_a_trace
 
 Call = tuple[str, int]
 """One call of an encoder module in a forward: (module path, how many times it was called before)."""
@@ -47,8 +49,7 @@ class Cut:
 def find_cuts(
     model: nn.Module, partition: Partition, present: Sequence[str], call: Mapping[str, Any]
 ) -> dict[str, Cut]:
-    """Runs the model once, without a trace (random numbers and buffers are put back), and reads the graph of its
-    output.
+    """Runs the model once, without a trace (`traces.py`), and reads the graph of its output.
 
     Args:
         present: The modalities in this batch.
@@ -71,24 +72,36 @@ def find_cuts(
     for name in present:
         for path in partition.encoders[name]:
             if path not in called:
-                raise ValueError(
-                    f"Module {path!r}, an encoder of modality {name!r}, is never called by the model's forward. Name "
-                    "the modules below it that are called (e.g. its embeddings and layers) in `encoder`."
-                )
+                raise ValueError(_never_called(model, call, name, path))
     return _analyse(output, calls, partition, parameters)
 
 
-@contextmanager
-def without_a_trace(model: nn.Module) -> Iterator[None]:
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+def _never_called(model: nn.Module, call: Mapping[str, Any], modality: str, path: str) -> str:
+    """What to say of an encoder that the model does not call, with the modules that it does call."""
+    called: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if name and next(module.parameters(), None) is not None
+    ]
     try:
-        with torch.random.fork_rng(devices=devices):
-            yield
+        with without_a_trace(model), torch.no_grad():
+            model.forward(**call)
     finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for hook in hooks:
+            hook.remove()
+    below = _outermost(name for name in called if name.startswith(f"{path}."))
+    told = f"Module {path!r}, an encoder of modality {modality!r}, is never called by the model's forward."
+    if below:
+        return f"{told} These below it are: name them, or some of them, in `encoder`: {below}."
+    return f"{told} Nor is anything below it. The model calls {_outermost(called)}, and what is below these."
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """The paths that are below no other of them, the layers of a list as one."""
+    found = set(paths)
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    return sorted({re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in outer})
 
 
 @contextmanager
