@@ -32,6 +32,21 @@ CASES = [
 ]
 ALPHA = 2.0
 every_case = pytest.mark.parametrize("name, partition", CASES)
+A_ROW_OF_EACH_KIND = {
+    *("CrossModalForSequenceClassification", "BridgeTowerForImageAndTextRetrieval", "LxmertForQuestionAnswering"),
+    *("ViltForQuestionAnswering", "Gemma3ForSequenceClassification", "LlavaForConditionalGeneration"),
+    *("BlipForQuestionAnswering", "Blip2ForConditionalGeneration", "Florence2ForConditionalGeneration"),
+}
+thinned = pytest.mark.parametrize(
+    "name, partition",
+    [
+        case
+        if case.values[0] in A_ROW_OF_EACH_KIND
+        else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
+"""The features in the fast tier; gradients and leaks are looked at in every row."""
 
 
 def build(name, partition, dtype=torch.float32):
@@ -113,7 +128,7 @@ def test_gradients_are_the_oracles(name, partition):
     assert_exact(quietly_training(model), modalities, batch)
 
 
-@every_case
+@thinned
 def test_a_leaking_oracle_would_be_seen(name, partition):
     """The comparison above can fail: with everything trained by everything (plain joint training) it does."""
     model, modalities, batch = build(name, partition, torch.float64)
@@ -162,7 +177,7 @@ def path_matches(pattern, path):
 # ---- (c) LoRA ----
 
 
-@every_case
+@thinned
 def test_with_lora(name, partition):
     model, modalities, batch = build(name, partition)
     inside_attention = {
@@ -188,7 +203,7 @@ def test_with_lora(name, partition):
 # ---- (d) activation checkpointing ----
 
 
-@every_case
+@thinned
 def test_with_activation_checkpointing(name, partition):
     model, modalities, batch = build(name, partition, torch.float64)
     if not model.supports_gradient_checkpointing:
@@ -207,7 +222,7 @@ def test_with_activation_checkpointing(name, partition):
 # ---- (e) saving, evaluation, random numbers ----
 
 
-@every_case
+@thinned
 def test_what_is_saved_is_the_plain_model(name, partition, tmp_path):
     model, modalities, batch = build(name, partition)
     with disentangle(model, modalities):
@@ -225,7 +240,7 @@ def test_what_is_saved_is_the_plain_model(name, partition, tmp_path):
     assert loaded.state_dict().keys() == model.state_dict().keys()
 
 
-@every_case
+@thinned
 def test_evaluation_is_unchanged_and_sees_the_same_modalities_as_training(name, partition):
     model, modalities, batch = build(name, partition)
     with torch.no_grad():
@@ -245,7 +260,7 @@ def test_evaluation_is_unchanged_and_sees_the_same_modalities_as_training(name, 
         torch.testing.assert_close(evaluated[term], loss.detach(), rtol=1e-4, atol=1e-6)
 
 
-@every_case
+@thinned
 def test_the_multimodal_pass_draws_the_random_numbers_of_plain_training(name, partition):
     """Dropout and ViLT's random order of patches: looking at the model's graph beforehand must leave no trace."""
     model, modalities, batch = build(name, partition)
@@ -261,7 +276,7 @@ def test_the_multimodal_pass_draws_the_random_numbers_of_plain_training(name, pa
 # ---- (f) mixed precision ----
 
 
-@every_case
+@thinned
 def test_bf16_is_finite(name, partition):
     model, modalities, batch = build(name, partition)
     quietly_training(model)

@@ -11,6 +11,7 @@ from hf_dgl.method.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
 from tests.devices import current
 from tests.oracle import gradients, max_difference
+from tests.tiers import slow_but
 from tests.tiny import tiny_batch, tiny_model
 from tests.training.test_trainer import make as make_trainer
 from tests.training.test_trainer import same, weights
@@ -44,11 +45,12 @@ def step(compiled=None, method="dgl"):
 
 
 @pytest.mark.parametrize("method", ["dgl", "auxiliary"])
-@pytest.mark.parametrize("compiled", ["whole", "in place", "encoders"])
+@pytest.mark.parametrize("compiled", slow_but("encoders", of=["whole", "in place", "encoders"]))
 def test_a_compiled_model_has_the_gradients_of_the_eager_one(compiled, method):
     assert max_difference(step(compiled, method), step(None, method)) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_trainers_flag(tmp_path):
     results = []
     for kwargs in [{}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}]:

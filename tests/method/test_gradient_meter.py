@@ -231,6 +231,7 @@ def test_no_gradient_gives_no_number():
     assert list(means) == ["grad_ratio_text", "grad_cosine_text"]
 
 
+@pytest.mark.slow
 def test_under_compilation():
     model, batch = make(("image", "text"), "cross_attention")
     found = []
