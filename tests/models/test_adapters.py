@@ -30,7 +30,6 @@ from tests.method.test_cross_modal_gradients import expected, to_double
 from tests.method.test_disentangle import EXACT, settings
 from tests.oracle import gradients, max_difference
 from tests.recipes import TINY_ENCODERS, tiny_recipe
-from tests.tiers import slow_but
 from tests.tiny import tiny_batch, tiny_encoder_config, tiny_model, tiny_rows, tiny_tokenizer
 
 pytestmark = pytest.mark.device
@@ -287,7 +286,8 @@ def test_adapters_on_a_model_of_ours(tmp_path: Path, merged: FinetuneResult, che
     assert torch.equal(logits(result.model, str(tmp_path)), logits(load_model(tmp_path), str(tmp_path)))
 
 
-@pytest.mark.parametrize("peft_merge", slow_but(True, of=[True, False]))
+@pytest.mark.slow
+@pytest.mark.parametrize("peft_merge", [True, False])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
     tmp_path: Path, checkpoints: dict[str, str], peft_merge: bool
 ) -> None:
@@ -310,6 +310,7 @@ def test_the_best_adapter_is_the_one_that_is_saved(tmp_path: Path, checkpoints: 
     assert result.metrics["validation"]["loss"] == pytest.approx(max(evaluated))
 
 
+@pytest.mark.slow
 def test_with_activation_checkpointing_and_a_frozen_modality(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     values = lora_recipe(tmp_path, checkpoints, freeze=["image"], gradient_checkpointing=True)
     result = finetune(make_recipe(values))

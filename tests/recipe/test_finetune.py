@@ -94,6 +94,7 @@ def test_recipe_as_run_trains_the_same_model(result: FinetuneResult, tmp_path: P
     assert again.metrics["test"] == result.metrics["test"]
 
 
+@pytest.mark.slow
 def test_resume_from_checkpoint(tmp_path: Path) -> None:
     values = tiny_recipe(tmp_path, save_strategy="steps", save_steps=2, lr_scheduler_type="constant")
     whole = finetune(make_recipe({**values, "max_steps": 4, "output_dir": str(tmp_path / "whole")}))
