@@ -9,6 +9,7 @@ become a batch (upstream pads flat tensors; our model's are grouped by modality)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hf_dgl.data.columns import is_missing
 from hf_dgl.data.limits import audio_limit, audio_windows
 from hf_dgl.data.media import load_audio
 from hf_dgl.method.cut import Cut
+from hf_dgl.method.engine import handle_on
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.method.outputs import entry, map_tensors
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
@@ -334,8 +336,11 @@ class CrossModalPipeline(Pipeline):
         """Logits from all modalities, and (if wanted) from each alone; each encoder runs once."""
         if not unimodal:
             return _logits(self.model(**inputs)), {}
-        with disentangle(self.model, modalities_of(self.model)) as handle, handle.unimodal_outputs():
+        with ExitStack() as stack:
+            trained = handle_on(self.model)  # in training, maybe
+            handle = trained or stack.enter_context(disentangle(self.model, modalities_of(self.model)))
             handle.cuts.update(self._cuts)  # found once, not for every batch
+            stack.enter_context(handle.unimodal_outputs())
             output = self.model(**inputs)
             self._cuts = handle.cuts
         return _logits(output), {name: _logits(part) for name, part in entry(output, "unimodal").items()}
