@@ -1,9 +1,10 @@
 """From data sets to batches: sources, labels, media files, the collator, and offline sample data."""
 
+from .audio import load_audio
 from .collator import CrossModalCollator
 from .columns import LABEL_COLUMN, ROW_COLUMN
 from .labels import LabelSpec, expect_dataset
-from .media import load_audio, load_image
+from .media import load_image
 from .native_collator import NativeCollator
 from .preparation import encode_labels, prepare_splits
 from .report import DataReport, inspect_data

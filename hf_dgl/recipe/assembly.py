@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, encode_labels, load_data, prepare_splits
-from hf_dgl.data.limits import remember_crops
+from hf_dgl.data.limits import remember_background, remember_crops
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.models.adapters import add_adapters, quantized
@@ -27,7 +27,7 @@ from .recipe import Recipe
 _TOKENIZER_ROWS = 10_000  # of a stream, for the vocabulary of a text encoder from scratch
 
 _DATA_ARGUMENTS_OF_LATER_STEPS = (  # which need the labels, or to know which encoder reads the rows
-    "class_names max_audio_seconds on_error preprocessing_num_workers shuffle_buffer_size"
+    "allow_urls image_background class_names max_audio_seconds on_error preprocessing_num_workers shuffle_buffer_size"
 ).split()
 
 
@@ -87,6 +87,7 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     """
     _check_streaming(recipe)
     model, processor = load_trained(str(model_id), token=recipe.model.token)
+    processor.allow_urls = recipe.data.allow_urls
     if split not in (None, "train", "validation", "test"):
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
@@ -180,6 +181,8 @@ def build_processor(
     else:
         processor = _saved_processor(recipe)
     remember_crops(processor, recipe.data.max_audio_seconds)
+    remember_background(processor, recipe.data.image_background)
+    processor.allow_urls = recipe.data.allow_urls  # for this run: not saved
     return processor
 
 
