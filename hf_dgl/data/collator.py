@@ -152,7 +152,7 @@ def decode_value(
 def _fetched(value: Any, name: str, is_allowed: bool) -> Any:
     """A media value, and in place of one that is an address what lies there."""
     path = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else value
-    if not is_address(path):
+    if not isinstance(path, str) or not is_address(path):
         return value
     if not is_allowed:
         raise UnreadableMedia(
