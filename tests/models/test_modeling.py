@@ -59,7 +59,7 @@ def test_base_model_loads_from_a_classifier(tmp_path):
 
 def test_reload_in_another_dtype(tmp_path):
     tiny_model().save_pretrained(tmp_path)
-    model = CrossModalForSequenceClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    model = put(CrossModalForSequenceClassification.from_pretrained(tmp_path, dtype=torch.bfloat16))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     batch = tiny_batch()
     batch["image"]["pixel_values"] = batch["image"]["pixel_values"].bfloat16()
