@@ -93,7 +93,7 @@ def _small(config: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, dict) and key not in ("id2label", "label2id"):
             small[key] = _small(value)
-        elif token and isinstance(value, int):
+        elif token and isinstance(value, (int, list)):
             small[key] = _TOKENS.get(token[1], _OTHER_TOKEN)
         elif "drop" in str(key) and isinstance(value, float):
             small[key] = 0.0
