@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hf_dgl.method.modalities import Modality
+
 from .architecture import Architecture
-from .sequence import writes
+from .sequence import TABLE, among_text, gone, writes, written
 
 _TOWER = ("model.audio_tower", "model.multi_modal_projector")
+
+
+
+def _gemma4(config: Any) -> dict[str, Modality]:
+    """Towers are optional; so are embeddings per layer, which read the text once more."""
+    encoders = {"image": _EMBEDDED["image"]} if config.vision_config is not None else {}
+    if config.audio_config is not None:
+        encoders["audio"] = _EMBEDDED["audio"]
+    if config.model_type == "gemma4_unified":  # no towers: patches and frames are embedded directly
+        encoders = {name: paths[1:] for name, paths in encoders.items()}
+    per_layer = getattr(config.get_text_config(), "hidden_size_per_layer_input", None)
+    tables = [TABLE, f"{TABLE}_per_layer"] if per_layer else [TABLE]
+    return dict(among_text(encoders, tables)(config))
+
+
+_EMBEDDED = {
+    "image": ("model.vision_tower", "model.embed_vision"),
+    "audio": ("model.audio_tower", "model.embed_audio"),
+}
+_GEMMA4 = written(_gemma4, gone("image", "audio"))
 
 ROWS: dict[str, Architecture] = {
     "Qwen2AudioForConditionalGeneration": writes(audio=_TOWER),
@@ -16,6 +40,8 @@ ROWS: dict[str, Architecture] = {
     "Qwen3ASRForConditionalGeneration": writes(audio=_TOWER),
     "FunAsrNanoForConditionalGeneration": writes(audio=_TOWER),
     "MossTranscribeDiarizeForConditionalGeneration": writes(audio=_TOWER),
+    "Gemma4ForConditionalGeneration": _GEMMA4,
+    "Gemma4UnifiedForConditionalGeneration": _GEMMA4,
     "GraniteSpeechForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
     "GraniteSpeechPlusForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
     "Qwen2_5OmniThinkerForConditionalGeneration": writes(

@@ -33,6 +33,7 @@ INPUTS = {
         *("image_grid_thw", "image_sizes", "batch_num_images", "spatial_shapes"),
         *("image_merge_sizes", "video_merge_sizes", "target_sizes", "target_sizes_videos"),
         *("pixel_values_videos", "video_grid_thw", "image_sizes_videos", "second_per_grid_ts"),
+        *("image_position_ids", "video_position_ids", "num_frames_per_video", "pixel_values_images"),
     ),
     "audio": (
         *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),

@@ -19,7 +19,7 @@ from tests.architectures.test_matrix import assert_exact, cast, path_matches, qu
 from tests.shrunk import SHRUNK, padded_left
 
 SAMPLE = ("Qwen2_5_VLForConditionalGeneration",)
-FLOAT32 = ("Inkling2ForConditionalGeneration",)  # upstream casts inside the model
+FLOAT32 = ("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration")  # upstream casts inside the model
 EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNK]
 
 

@@ -85,6 +85,11 @@ def shrunk_config(kind: Any, changes: dict[str, Any]) -> Any:
     return kind(**{key: value for key, value in values.items() if key not in ("model_type", "transformers_version")})
 
 
+def small(kind: Any, **changes: Any) -> dict[str, Any]:
+    """A part of a config, all sizes small."""
+    return _merged(_small(kind().to_dict()), changes)
+
+
 def _small(config: dict[str, Any]) -> dict[str, Any]:
     small: dict[str, Any] = {}
     for key, value in config.items():

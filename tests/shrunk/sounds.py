@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers as tf
 
-from .build import AROUND, AUDIO, IMAGE, VIDEO, asked, shrunk
+from .build import AROUND, AUDIO, IMAGE, VIDEO, asked, kinds, shrunk, small
 from .qwen_vl import MROPE, VISION, seen
 
 MEL, FRAMES = 8, 16
@@ -97,3 +98,38 @@ def _omni3() -> Any:
     audio = {"downsample_hidden_size": 8}
     vision = {**VISION, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
     return {**OMNI, "vision_config": vision, "audio_config": audio}, omni(13, 7, 100)
+
+
+def patched(batch: dict[str, Any]) -> dict[str, Any]:
+    """Gemma 4's pictures: patches, and the place of each."""
+    places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), -1).reshape(1, 16, 2)
+    return {**batch, "pixel_values": torch.rand(2, 16, 3 * 8 * 8), "image_position_ids": places.expand(2, -1, -1)}
+
+
+GEMMA = {"layer_types": ["sliding_attention", "full_attention"], "use_bidirectional_attention": "vision"}
+
+
+def gemma4_batch(picture: int, sound: tuple[int, int], features: torch.Tensor) -> dict[str, Any]:
+    """Row 0: a picture and a sound. Row 1: a shorter sound. Row 2: a picture."""
+    long, short = sound
+    heard = torch.ones(2, features.shape[1], dtype=torch.bool)
+    heard[1, features.shape[1] // 2 :] = False
+    batch = kinds(asked([(IMAGE, picture), (AUDIO, long)], [(AUDIO, short)], [(IMAGE, picture)]))
+    return {**patched(batch), "input_features": features, "input_features_mask": heard}
+
+
+@shrunk("Gemma4ForConditionalGeneration")
+def _gemma4() -> Any:
+    vision = small(tf.Gemma4VisionConfig, pooling_kernel_size=2, position_embedding_size=8)
+    sizes = {"subsampling_conv_channels": [8, 4], "output_proj_dims": 16, "attention_chunk_size": 4}
+    audio = small(tf.Gemma4AudioConfig, **sizes, attention_context_left=5)
+    config = {"vision_config": vision, "audio_config": audio, "text_config": {**GEMMA, "hidden_size_per_layer_input": 4}}
+    return config, gemma4_batch(4, (4, 2), torch.randn(2, 16, MEL))
+
+
+@shrunk("Gemma4UnifiedForConditionalGeneration")
+def _gemma4_unified() -> Any:
+    vision = small(tf.Gemma4UnifiedVisionConfig, pooling_kernel_size=1, mm_embed_dim=16, mm_posemb_size=16, output_proj_dims=16)
+    audio = small(tf.Gemma4UnifiedAudioConfig, audio_embed_dim=8)
+    config = {"vision_config": vision, "audio_config": audio, "text_config": GEMMA}
+    return config, gemma4_batch(16, (4, 2), torch.randn(2, 4, 8))
