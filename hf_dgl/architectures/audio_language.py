@@ -12,7 +12,6 @@ from .sequence import TABLE, among_text, gone, writes, written
 _TOWER = ("model.audio_tower", "model.multi_modal_projector")
 
 
-
 def _gemma4(config: Any) -> dict[str, Modality]:
     """Towers are optional; so are embeddings per layer, which read the text once more."""
     encoders = {"image": _EMBEDDED["image"]} if config.vision_config is not None else {}
@@ -29,7 +28,7 @@ _EMBEDDED = {
     "image": ("model.vision_tower", "model.embed_vision"),
     "audio": ("model.audio_tower", "model.embed_audio"),
 }
-_GEMMA4 = written(_gemma4, gone("image", "audio"))
+_GEMMA4 = written(_gemma4, gone("image", "audio"), modalities=("image", "audio", "text"))
 
 ROWS: dict[str, Architecture] = {
     "Qwen2AudioForConditionalGeneration": writes(audio=_TOWER),

@@ -33,7 +33,13 @@ INPUTS = {
         *("image_grid_thw", "image_sizes", "batch_num_images", "spatial_shapes"),
         *("image_merge_sizes", "video_merge_sizes", "target_sizes", "target_sizes_videos"),
         *("pixel_values_videos", "video_grid_thw", "image_sizes_videos", "second_per_grid_ts"),
-        *("image_position_ids", "video_position_ids", "num_frames_per_video", "pixel_values_images"),
+        *(
+            "image_position_ids",
+            "video_position_ids",
+            "num_frames_per_video",
+            "pixel_values_images",
+            "high_res_pixel_values",
+        ),
     ),
     "audio": (
         *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
@@ -198,7 +204,8 @@ def classifies(
 ) -> Architecture:
     """The row of a class that tells a label of the whole, or of each token (arguments of [`among_text`])."""
     declare = among_text(encoders, table, prompted=False)
-    return Architecture({"embeddings": declare}, absent=f"{gone(*encoders)} {EMPTY}", note=note, method=method)
+    absent = f"{gone(*encoders)} {EMPTY}"
+    return Architecture({"embeddings": declare}, absent, (*encoders, "text"), method, note)
 
 
 def writes(
@@ -209,11 +216,14 @@ def writes(
     **encoders: Sequence[str],
 ) -> Architecture:
     """The row of a class that writes an answer, token by token (arguments of [`among_text`])."""
-    return written(among_text(encoders, table, parameters=parameters, framing=framing), gone(*encoders), note)
+    declare = among_text(encoders, table, parameters=parameters, framing=framing)
+    return written(declare, gone(*encoders), note, (*encoders, "text"))
 
 
-def written(declare: Declare, absent: str, note: str = "") -> Architecture:
+def written(
+    declare: Declare, absent: str, note: str = "", modalities: tuple[str, ...] = ("image", "text")
+) -> Architecture:
     """As [`writes`], for a declaration of its own; `absent`: in words, of all but the text."""
     note = f"{LEARNS_TO_WRITE} {ANSWER_NOTE} {note}".strip()
     absent = f"{absent} {NO_PROMPT}"
-    return Architecture({"embeddings": declare}, absent=absent, note=note, method="multimodal_truncation")
+    return Architecture({"embeddings": declare}, absent, modalities, "multimodal_truncation", note)

@@ -87,6 +87,10 @@ _WRITERS = {
     "LightOnOcrForConditionalGeneration": writes(image=("model.vision_encoder", "model.vision_projection")),
     "Ovis2ForConditionalGeneration": writes(image=("model.vision_tower", "model.visual_embeddings_table")),
     "DeepseekVLForConditionalGeneration": writes(image=_ALIGNED),
+    "DeepseekVLHybridForConditionalGeneration": writes(
+        image=(*_ALIGNED, *(f"model.high_res_vision_{part}" for part in ("model", "neck", "proj"))),
+        parameters=(r"model\.high_res_vision_alpha$",),
+    ),
     "JanusForConditionalGeneration": writes(image=_ALIGNED),
     "Llama4ForConditionalGeneration": writes(
         "language_model.model.embed_tokens", image=("vision_model", "multi_modal_projector")

@@ -123,13 +123,19 @@ def _gemma4() -> Any:
     vision = small(tf.Gemma4VisionConfig, pooling_kernel_size=2, position_embedding_size=8)
     sizes = {"subsampling_conv_channels": [8, 4], "output_proj_dims": 16, "attention_chunk_size": 4}
     audio = small(tf.Gemma4AudioConfig, **sizes, attention_context_left=5)
-    config = {"vision_config": vision, "audio_config": audio, "text_config": {**GEMMA, "hidden_size_per_layer_input": 4}}
+    config = {
+        "vision_config": vision,
+        "audio_config": audio,
+        "text_config": {**GEMMA, "hidden_size_per_layer_input": 4},
+    }
     return config, gemma4_batch(4, (4, 2), torch.randn(2, 16, MEL))
 
 
 @shrunk("Gemma4UnifiedForConditionalGeneration")
 def _gemma4_unified() -> Any:
-    vision = small(tf.Gemma4UnifiedVisionConfig, pooling_kernel_size=1, mm_embed_dim=16, mm_posemb_size=16, output_proj_dims=16)
+    vision = small(
+        tf.Gemma4UnifiedVisionConfig, pooling_kernel_size=1, mm_embed_dim=16, mm_posemb_size=16, output_proj_dims=16
+    )
     audio = small(tf.Gemma4UnifiedAudioConfig, audio_embed_dim=8)
     config = {"vision_config": vision, "audio_config": audio, "text_config": GEMMA}
     return config, gemma4_batch(16, (4, 2), torch.randn(2, 4, 8))
