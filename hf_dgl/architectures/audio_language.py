@@ -14,11 +14,9 @@ _TOWER = ("model.audio_tower", "model.multi_modal_projector")
 
 def _gemma4(config: Any) -> dict[str, Modality]:
     """Towers are optional; so are embeddings per layer, which read the text once more."""
-    encoders = {"image": _EMBEDDED["image"]} if config.vision_config is not None else {}
-    if config.audio_config is not None:
-        encoders["audio"] = _EMBEDDED["audio"]
-    if config.model_type == "gemma4_unified":  # no towers: patches and frames are embedded directly
-        encoders = {name: paths[1:] for name, paths in encoders.items()}
+    own = [name for name in _EMBEDDED if getattr(config, "vision_config" if name == "image" else "audio_config")]
+    first = 1 if config.model_type == "gemma4_unified" else 0  # no towers: patches and frames are embedded directly
+    encoders = {name: _EMBEDDED[name][first:] for name in own}
     per_layer = getattr(config.get_text_config(), "hidden_size_per_layer_input", None)
     tables = [TABLE, f"{TABLE}_per_layer"] if per_layer else [TABLE]
     return dict(among_text(encoders, tables)(config))

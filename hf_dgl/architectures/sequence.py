@@ -7,7 +7,7 @@ rows themselves are in `vision_language.py`, `audio_language.py`, `seq2seq.py` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ def text_modality(config: Any, encoder: Sequence[str], tokens: Tokens) -> Modali
 
 
 def among_text(
-    encoders: dict[str, Sequence[str]],
+    encoders: Mapping[str, Sequence[str]],
     table: str | Sequence[str] = TABLE,
     prompted: bool = True,
     parameters: Sequence[str] = (),

@@ -87,9 +87,8 @@ _WRITERS = {
     "LightOnOcrForConditionalGeneration": writes(image=("model.vision_encoder", "model.vision_projection")),
     "Ovis2ForConditionalGeneration": writes(image=("model.vision_tower", "model.visual_embeddings_table")),
     "DeepseekVLForConditionalGeneration": writes(image=_ALIGNED),
-    "DeepseekVLHybridForConditionalGeneration": writes(
-        image=(*_ALIGNED, *(f"model.high_res_vision_{part}" for part in ("model", "neck", "proj"))),
-        parameters=(r"model\.high_res_vision_alpha$",),
+    "DeepseekVLHybridForConditionalGeneration": writes(  # reads hidden states of its towers: both end in the aligner
+        image=("model.aligner",), parameters=(r"model\.(vision_model|high_res_vision_\w+)(\.|$)",)
     ),
     "JanusForConditionalGeneration": writes(image=_ALIGNED),
     "Llama4ForConditionalGeneration": writes(
