@@ -1,4 +1,4 @@
-"""Checkpoints, and what else `SavingTrainer` adds to upstream: order, amendments, named adapters, other people's files."""
+"""Checkpoints, and what else `SavingTrainer` adds: their order, amendments, named adapters, files of others."""
 
 from __future__ import annotations
 
