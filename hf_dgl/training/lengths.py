@@ -14,7 +14,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import has_length
 
-from hf_dgl.data.media import audio_seconds
+from hf_dgl.data.audio import audio_seconds
 
 STRATEGIES = ("group_by_length", "batch_rebalance")
 _MILLISECONDS = 1000  # lengths are whole numbers
