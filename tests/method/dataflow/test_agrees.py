@@ -16,8 +16,7 @@ OTHER_WORDS = {"TvpForVideoGrounding": {"image": "video"}}
 # What sees one modality only, and the table counts as fusion all the same: a legal choice, too.
 FINER = {
     "CrossModalForSequenceClassification": "projections",
-    "InstructBlipForConditionalGeneration": "qformer|embeddings|embed_positions",  # read off the text's mask
-    "Blip2ForConditionalGeneration": "embed_positions",  # likewise
+    "InstructBlipForConditionalGeneration": "qformer",
 }
 
 
