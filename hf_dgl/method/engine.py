@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from .copies import leave_behind
 from .cut import Cut, find_cuts
 from .forward_call import NO_DATA_PARALLEL, bound_arguments, is_present, unwrapped
 from .gradient_meter import GradientMeter, Measurement
@@ -41,7 +42,7 @@ class Engine:
         unimodal_to_fusion: bool = False,
     ) -> None:
         self.model = unwrapped(model)
-        if any(isinstance(getattr(hook, "__self__", None), Engine) for hook in self.model._forward_hooks.values()):
+        if handle_on(self.model) is not None:
             raise ValueError("The model is disentangled already: call `remove()` on the first handle.")
         self.partition: Partition = resolve(self.model, modalities)
         self.alpha = self.partition.per_modality("alpha", alpha, upper=None)
@@ -63,6 +64,8 @@ class Engine:
             self.model.register_forward_pre_hook(self._before, with_kwargs=True),
             self.model.register_forward_hook(self._after, prepend=True, with_kwargs=True, always_call=True),
         ]
+        self._copies_are_plain = False
+        self._undo: list[Callable[[], None]] = []
 
     # ---- what a user calls ------------------------------------------------------------------------------------
 
@@ -70,7 +73,15 @@ class Engine:
         """Takes every hook off again. The model is as it was before [`disentangle`]."""
         for hook in [*self._root_hooks, *self._encoder_hooks]:
             hook.remove()
-        self._root_hooks, self._encoder_hooks = [], []
+        for step in self._undo:
+            step()
+        self._root_hooks, self._encoder_hooks, self._undo = [], [], []
+
+    def stay_behind(self) -> None:
+        """From now on, copies and pickles of the model are plain models; else a copy has a handle of its own."""
+        assert not self._encoder_hooks, "to be called before the first step"
+        self._copies_are_plain = True
+        self._undo.append(leave_behind(self.model, self._root_hooks))
 
     def __enter__(self: _E) -> _E:
         return self
@@ -262,7 +273,10 @@ class Engine:
             return
         for modules in self.partition.encoders.values():
             for path, module in modules.items():
-                self._encoder_hooks.append(module.register_forward_hook(functools.partial(self._encoder_called, path)))
+                hook = module.register_forward_hook(functools.partial(self._encoder_called, path))
+                self._encoder_hooks.append(hook)
+                if self._copies_are_plain:
+                    self._undo.append(leave_behind(module, [hook]))
 
     @torch.compiler.disable
     def _encoder_called(self, path: str, module: nn.Module, args: Any, output: Any) -> Any:
@@ -270,3 +284,9 @@ class Engine:
         if self._run is None or self._run.current.name != MULTIMODAL:
             return None
         return self._run.hand_over(self._modality_of[path], path, output)
+
+
+def handle_on(model: nn.Module) -> Engine | None:
+    """The handle whose hooks are on a model, whoever attached it; None for a plain model."""
+    owners = (getattr(hook, "__self__", None) for hook in unwrapped(model)._forward_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, Engine)), None)

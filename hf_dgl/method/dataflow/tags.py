@@ -19,7 +19,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_dgl.method.cut import without_a_trace as without_a_trace
+from hf_dgl.method.traces import without_a_trace as without_a_trace
 from hf_dgl.method.outputs import loss_of, map_tensors, tensors_in
 
 _SHAPE_ONLY = ("zeros", "ones", "full", "empty", "rand", "randn", "randint", "sym_")

@@ -1,0 +1,88 @@
+"""Forwards that are not part of the training leave no trace in it: random numbers, buffers and attributes as before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_PLAIN = (bool, int, float, str, torch.Tensor, type(None))
+
+
+@contextmanager
+def random_numbers_kept(model: nn.Module) -> Iterator[None]:
+    """Nothing that is drawn inside is missing from what comes after: torch's, NumPy's and Python's random numbers.
+
+    Args:
+        model: On whose devices there are generators, too.
+
+    Example:
+
+        >>> with random_numbers_kept(model):
+        ...     model(**batch)  # dropout; SpecAugment, which draws by NumPy
+    """
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+@contextmanager
+def without_a_trace(model: nn.Module) -> Iterator[None]:
+    """As [`random_numbers_kept`]; and the modules' buffers and plain attributes are those from before again.
+
+    Buffers that were written into get their values back, and buffers that were replaced (the tables of growing
+    position encodings) are replaced again, together with the numbers that say how far they reach.
+
+    Example:
+
+        >>> with without_a_trace(model):
+        ...     output = model(**batch)
+    """
+    before = [_State(module) for module in model.modules()]
+    try:
+        with random_numbers_kept(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for state in before:
+                state.restore()
+
+
+class _State:
+    """What a forward may change of one module beside its parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers = dict(module._buffers)
+        self._non_persistent = set(module._non_persistent_buffers_set)
+        self._attributes = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
+        tensors = [value for value in [*self._buffers.values(), *self._attributes.values()] if _is_leaf(value)]
+        self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    def restore(self) -> None:
+        present: dict[str, Any] = vars(self._module)
+        for name in [name for name, value in present.items() if isinstance(value, _PLAIN)]:
+            if name not in self._attributes:
+                del present[name]
+        present.update(self._attributes)
+        self._module._buffers.clear()
+        self._module._buffers.update(self._buffers)
+        self._module._non_persistent_buffers_set.clear()
+        self._module._non_persistent_buffers_set.update(self._non_persistent)
+        for tensor, value in self._values:
+            tensor.copy_(value)
+
+
+def _is_leaf(value: Any) -> bool:
+    """Whether it is a tensor that no graph made: writing into one that a backward still needs would break that."""
+    return isinstance(value, torch.Tensor) and value.grad_fn is None
