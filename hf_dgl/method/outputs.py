@@ -57,8 +57,11 @@ def tensors_in(tree: Any) -> list[torch.Tensor]:
 
 
 def loss_of(output: Any) -> torch.Tensor | None:
-    """The `loss` of a model's output (dict or dataclass), if it has one."""
-    loss = entry(output, "loss")
+    """The `loss` of a model's output, if it has one: of a tuple, a scalar in its first place (`return_dict=False`)."""
+    if isinstance(output, tuple):
+        loss = output[0] if output and isinstance(output[0], torch.Tensor) and output[0].dim() == 0 else None
+    else:
+        loss = entry(output, "loss")
     return loss if isinstance(loss, torch.Tensor) else None
 
 
@@ -71,7 +74,7 @@ def first_prediction(output: Any) -> torch.Tensor:
     """What a model predicts: the first entry of its output that is no loss, or the output itself."""
     if isinstance(output, Mapping):
         return next(value for key, value in output.items() if key != "loss")
-    return output if isinstance(output, torch.Tensor) else output[-1]
+    return output if isinstance(output, torch.Tensor) else output[0 if loss_of(output) is None else 1]
 
 
 def extended(output: Any, extra: dict[str, Any]) -> Any:

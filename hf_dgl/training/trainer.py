@@ -20,18 +20,25 @@ from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
 from hf_dgl.architectures.attach import disentangle
-from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
 from hf_dgl.method.dataflow.propose import find_modalities
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.explained import ChanceLevel, Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
-from hf_dgl.method.outputs import entry, first_prediction, map_tensors, tensors_in
-from hf_dgl.method.passes import MULTIMODAL
+from hf_dgl.method.outputs import entry, map_tensors, tensors_in
+from hf_dgl.method.replay import Replay
 
 from .arguments import DGLTrainingArguments, numbers
-from .baseline_trainer import BaselineTrainer
-from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
+from .callbacks import (
+    CheckTheFirstBackward,
+    LeaveInputsAlone,
+    RememberExplained,
+    SaveAfterTheEpoch,
+    StopWhenNotFinite,
+    WarnWhenStarved,
+)
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
+from .losses_trainer import LossesTrainer
 from .metrics import compute_metrics_for, per_modality
 from .parallelism import refuse_what_is_not_exact
 
@@ -40,7 +47,7 @@ logger = logging.get_logger(__name__)
 _MEASURE_JOINT_EVERY = 10  # steps, with `log_gradients`: there it takes passes of its own
 
 
-class DGLTrainer(BaselineTrainer):
+class DGLTrainer(LossesTrainer):
     """Fine-tunes a multimodal model with disentangled gradient learning.
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
@@ -87,20 +94,12 @@ class DGLTrainer(BaselineTrainer):
         _check_dataset("train_dataset", kwargs.get("train_dataset"))
         self._declared = modalities
         self.disentangled: Disentangled | None = None
-        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)  # since the last log, on the device
         self._evaluated: dict[str, list[torch.Tensor]] = defaultdict(list)  # losses alone: [sum over rows, rows]
         self._is_filler = False  # whether this process evaluates rows again that another one has already
         self._group_norms: dict[str, torch.Tensor] = {}
-        self.explained: Explained | None = None
         super().__init__(model, args, *positional, **kwargs)
         self._begin_with(self._plain_model)
         assert self.disentangled is not None
-        # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
-        self.model_accepts_loss_kwargs = False
-        if self.label_smoother is not None:
-            self.label_smoother = functools.partial(self._total_of, self.label_smoother)
-        if self.compute_loss_func is not None:
-            self.compute_loss_func = functools.partial(self._total_of, self.compute_loss_func)
         problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
         if compute_metrics is not None:
             self.compute_metrics = per_modality(compute_metrics)
@@ -113,7 +112,8 @@ class DGLTrainer(BaselineTrainer):
                 "`compute_metrics`."
             )
         self.add_callback(LeaveInputsAlone())
-        self.add_callback(StopWhenNotFinite())
+        self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
+        self.add_callback(CheckTheFirstBackward(lambda: self._handle_in_use().net))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
         self.add_callback(RememberExplained(lambda: self.explained))
@@ -122,8 +122,12 @@ class DGLTrainer(BaselineTrainer):
         """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
         self.disentangled = self._attach(model)
         problem_type = getattr(getattr(model, "config", None), "problem_type", None)
-        self.explained = None if problem_type is None else self._explain(model, problem_type)
         self._begin_baseline(self.disentangled, problem_type)
+        self.explained = None
+        if problem_type is not None and (self.disentangled.has_passes or self._method.adaptive):
+            config: Any = model.config
+            width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
+            self.explained = Explained(list(self.disentangled.alpha), ChanceLevel(problem_type, width or 1))
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)
@@ -204,89 +208,16 @@ class DGLTrainer(BaselineTrainer):
         self.model = self.model_wrapped = model.to(self.args.device)
         self.disentangled = self._attach(model)
 
-    # ---- losses -----------------------------------------------------------------------------------------------
-
-    def _total_of(
-        self, criterion: Callable[..., torch.Tensor], outputs: Any, labels: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """A loss computed from outputs (label smoothing, `compute_loss_func`) becomes the sum over all terms."""
-        assert self.disentangled is not None
-        if not self._plain_model.training or entry(outputs, "unimodal") is None:
-            return criterion(outputs, labels, **kwargs)
-        return self.disentangled.loss(outputs, lambda output: criterion(output, labels, **kwargs))
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Keeps the terms of the loss for `log`, on the device, without waiting for it; adapts their weights."""
-        training, labels = self._plain_model.training, inputs.get("labels")
-        adaptive = self._method.adaptive
-        if training and adaptive:
-            assert self.disentangled is not None
-            adapt(self.disentangled, self._explained_by(inputs), self._factors)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if training:
-            terms = entry(outputs, "losses") or {MULTIMODAL: loss}
-            for name, term in terms.items():
-                self._terms[name].append(term.detach())
-            if self.explained is not None and labels is not None and (adaptive or len(terms) > 1):
-                self.explained.update(terms, labels)
-            loss = self._baseline_loss(loss, terms, entry(outputs, "unimodal"), inputs, labels)
-        else:
-            rows = torch.tensor(float(0 if self._is_filler else find_batch_size(inputs) or 1), device=loss.device)
-            for name, term in (entry(outputs, "losses") or {}).items():
-                self._evaluated[name].append(torch.stack([term.detach().float() * rows, rows]))
-        return (loss, outputs) if return_outputs else loss
-
-    def _explain(self, model: nn.Module, problem_type: str) -> Explained:
-        """Begins to follow what each modality explains of the labels."""
-        assert self.disentangled is not None
-        config: Any = model.config
-        width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
-        chance = ChanceLevel(problem_type, width or 1)
-        return Explained(list(self.disentangled.partition.modalities), chance, everywhere=self._method.adaptive)
-
-    def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
-        if self.explained is None:
-            raise ValueError(
-                "`method: adaptive_dgl` weighs losses by what a constant prediction would lose, which is known for "
-                "classification and regression: set `model.config.problem_type`, or use another method. A "
-                "module without a config can have one: `model.config = transformers.PreTrainedConfig(problem_type="
-                "'single_label_classification', num_labels=2)`."
-            )
-        return self.explained
+    # ---- logs -------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and what is known of the gradients."""
+        """Adds what is known of the gradients: norms by group, and at the encoders' outputs."""
         if "loss" in logs:
-            logs.update({f"loss_{name}": mean for name, mean in self._mean_terms().items()})
             logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
-            logs.update(self._explained_so_far())
             if self.disentangled is not None and self.disentangled.meter is not None:
                 names = list(self.disentangled.partition.modalities)
                 logs.update(self.disentangled.meter.means(names, self.args.device, self.accelerator.reduce))
-            self._terms.clear()
         super().log(logs, start_time)
-
-    def _explained_so_far(self) -> dict[str, float]:
-        """`explained_image`, ...: what each explains of the labels, 0 to 1; `alpha_image`, ... where they adapt."""
-        if self.explained is None or self.explained.state_dict()["running"] is None:
-            return {}
-        assert self.disentangled is not None
-        found = {f"explained_{name}": float(share) for name, share in self.explained.shares().items()}
-        if self._method.adaptive:
-            found |= {f"alpha_{name}": float(alpha) for name, alpha in self.disentangled.alpha.items()}
-        return found
-
-    def _mean_terms(self) -> dict[str, float]:
-        """Means over the steps since the last log and over all processes, gathered in one go."""
-        assert self.disentangled is not None
-        names = [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
-        zero = torch.zeros((), device=self.args.device)
-        sums = torch.stack([torch.stack([zero, *self._terms[name]]).sum() for name in names])
-        counts = torch.tensor([float(len(self._terms[name])) for name in names], device=self.args.device)
-        total, count = self.accelerator.reduce(torch.stack([sums, counts]), reduction="sum").tolist()
-        return {name: total[i] / count[i] for i, name in enumerate(names) if count[i]}
 
     # ---- optimisation by group ----------------------------------------------------------------------------------
 
@@ -324,22 +255,25 @@ class DGLTrainer(BaselineTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Predicts with all modalities and with each alone: `{"logits": ..., "image": ..., "text": ...}`."""
-        inputs, filled_up = self._without_repeated_rows(inputs)
+        inputs, filled_up = self._without_repeated_rows(self._prepare_inputs(inputs))
         assert self.disentangled is not None
+        rows = float(0 if self._is_filler else find_batch_size(inputs) or 1)
+        # What upstream makes of one output, it makes of the output of each pass.
+        predict = functools.partial(
+            super().prediction_step, prediction_loss_only=prediction_loss_only, ignore_keys=ignore_keys
+        )
+        replay = Replay(self.disentangled, model, inputs)
+        with self.disentangled.unimodal_outputs(), self._standing_in(replay):
+            (loss, fused, labels), *alone = replay.run(predict)
+        found = dict(zip([step.name for step in replay.passes[1:]], alone, strict=True))
+        for name, (term, _, _) in found.items():
+            if term is not None:
+                self._evaluated[name].append(torch.stack([term.float() * rows, term.new_tensor(rows)]))
         if prediction_loss_only:
-            with self.disentangled.unimodal_outputs():  # whose losses `compute_loss` keeps
-                return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if ignore_keys is None:
-            ignore_keys = list(getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", []))
-        with self.disentangled.unimodal_outputs():
-            loss, outputs, labels = super().prediction_step(model, inputs, False, [*ignore_keys, "losses"])
-        assert outputs is not None
-        *fused, unimodal = outputs
-        fused_logits = fused[0] if len(fused) == 1 else tuple(fused)
-        predictions = {"logits": fused_logits}
-        reference = fused[0]
+            return loss, None, None
+        predictions = {"logits": fused}
         for name in self.disentangled.partition.modalities:
-            logits = first_prediction(unimodal[name]) if name in unimodal else torch.full_like(reference, torch.nan)
+            logits = _first(found[name][1]) if name in found else torch.full_like(_first(fused), torch.nan)
             present = entry(inputs.get(name), "present")
             if present is not None:  # rows that lack the modality have no opinion of its
                 logits = logits.masked_fill(~present.to(logits.device).view(-1, *[1] * (logits.dim() - 1)), torch.nan)
@@ -376,6 +310,10 @@ class DGLTrainer(BaselineTrainer):
         new = min(max(state.remainder - self.args.process_index * size, 1), size)
         rows = torch.arange(size).clamp(max=new - 1)
         return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
+
+
+def _first(logits: Any) -> torch.Tensor:
+    return logits[0] if isinstance(logits, (tuple, list)) else logits
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

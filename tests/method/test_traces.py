@@ -10,7 +10,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.traces import without_a_trace
