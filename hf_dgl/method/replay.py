@@ -15,7 +15,7 @@ from torch import nn
 
 from .cut import nodes_of, walk
 from .engine import Engine
-from .outputs import tensors_in
+from .outputs import first_prediction, tensors_in
 from .passes import MULTIMODAL, Pass
 from .traces import RandomNumbers
 
@@ -61,6 +61,7 @@ class Replay:
     Attributes:
         passes: Of the step, after the first call of the model.
         outputs: What the model returned in each.
+        predictions: The first entry of each that is no loss, if it is a tensor.
         called: The model.
         model: What the runs call in its place.
 
@@ -73,10 +74,12 @@ class Replay:
     def __init__(self, handle: Engine, model: nn.Module, batch: Mapping[str, Any], examine: bool = False) -> None:
         self.passes: list[Pass] = []
         self.outputs: list[Any] = []
+        self.predictions: list[torch.Tensor | None] = []
         self.model = StandIn(model, self._answer)
         self._handle, self.called, self._batch, self._examine = handle, model, batch, examine
         self._index = self._num_calls = 0
         self._first_call: Any = None
+        self._nodes: list[set[Any]] = []
         self._after_the_call: RandomNumbers | None = None
 
     def run(self, compute: Callable[[Any, Any], _T]) -> list[_T]:
@@ -113,7 +116,7 @@ class Replay:
                 "model is not routed; with `method: joint` everything is as in `transformers.Trainer`."
             )
         if self._examine and len(self.passes) > 1:
-            _refuse_other_leaves(result, self.outputs[index], self._handle)
+            self._refuse_other_leaves(result, index)
         return result
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,8 +141,24 @@ class Replay:
             output = self.called(*args, **kwargs)
         self.passes = self._handle.passes or [Pass(MULTIMODAL, frozenset(), 1.0)]
         self.outputs = output if self._handle.passes else [output]
+        # Read at once: whoever computes the loss may change what it is given.
+        self.predictions = [first_prediction(output) for output in self.outputs]
+        self._nodes = [set(nodes_of(output)) for output in self.outputs] if self._examine else []
         self._after_the_call = RandomNumbers(self._handle.model)
         self._first_call = (args, kwargs) if self._examine else None
+
+    def _refuse_other_leaves(self, result: Any, index: int) -> None:
+        """A loss may reach parameters through the model's output only: its pass says which of them it trains."""
+        loss = result[0] if isinstance(result, tuple) else result
+        names = {id(parameter): name for name, parameter in self._handle.model.named_parameters()}
+        for node in walk(nodes_of(loss), stop=self._nodes[index]):
+            leaf = getattr(node, "variable", None)
+            if leaf is not None:
+                raise ValueError(
+                    f"The loss reads {names.get(id(leaf), 'a tensor that requires gradients')!r} beside the output of "
+                    "the model, and would train it in every pass. A penalty on weights belongs to the optimizer "
+                    "(`weight_decay`), other trainable parts of a loss into the model's forward."
+                )
 
     def _versions(self) -> list[int]:
         """How often each tensor of the batch was written into."""
@@ -171,17 +190,3 @@ def _same(first: Any, second: Any) -> bool:
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(_same, first, second))
     return type(first) is type(second)
-
-
-def _refuse_other_leaves(result: Any, output: Any, handle: Engine) -> None:
-    """A loss may reach parameters through the model's output only: its pass says which of them it trains."""
-    loss = result[0] if isinstance(result, tuple) else result
-    names = {id(parameter): name for name, parameter in handle.model.named_parameters()}
-    for node in walk(nodes_of(loss), stop=set(nodes_of(output))):
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            raise ValueError(
-                f"The loss reads {names.get(id(leaf), 'a tensor that requires gradients')!r} beside the output of the "
-                "model, and would train it in every pass. A penalty on weights belongs to the optimizer "
-                "(`weight_decay`), other trainable parts of a loss into the model's forward."
-            )

@@ -22,7 +22,7 @@ from hf_dgl.data.labels import REGRESSION
 from hf_dgl.method.adaptive import adapt
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.explained import Explained
-from hf_dgl.method.outputs import entry, first_prediction
+from hf_dgl.method.outputs import entry
 from hf_dgl.method.passes import MULTIMODAL
 from hf_dgl.method.replay import Replay, StandIn
 
@@ -106,19 +106,19 @@ class LossesTrainer(BaselineTrainer):
         """What is trained, of the losses of all passes; keeps what is to be known of them, without waiting for it."""
         assert self.disentangled is not None
         if len(losses) == 1:
-            terms, shares, outputs = {MULTIMODAL: losses[0]}, {}, {}
+            terms, shares, predictions = {MULTIMODAL: losses[0]}, {}, {}
         else:
-            steps = list(zip(replay.passes, losses, replay.outputs, strict=True))
+            steps = list(zip(replay.passes, losses, replay.predictions, strict=True))
             terms = {step.name: loss for step, loss, _ in steps if step.in_value}
             shares = {step.weight: loss for step, loss, _ in steps if not step.in_value}
-            outputs = {step.name: first_prediction(output) for step, _, output in steps if step.in_value}
+            predictions = {step.name: logits for step, _, logits in steps if step.in_value and logits is not None}
         present = {name: entry(inputs.get(name), "present") for name in terms if name != MULTIMODAL}
         means, rows = self._per_row(terms, inputs, labels, present, num_items)
         for name, mean in means.items():
             self._terms.add(name, mean, rows[name])
-        self._count_explained(outputs, labels, present)
+        self._count_explained(predictions, labels, present)
         if self.modulation is not None and labels is not None:
-            alone = {name: logits for name, logits in outputs.items() if name != MULTIMODAL}
+            alone = {name: logits for name, logits in predictions.items() if name != MULTIMODAL}
             self.modulation.count(alone, labels, {name: present[name] for name in alone})
         total = self.disentangled.total(terms, shares)
         if self.blending is not None:

@@ -264,16 +264,19 @@ class DGLTrainer(LossesTrainer):
         )
         replay = Replay(self.disentangled, model, inputs)
         with self.disentangled.unimodal_outputs(), self._standing_in(replay):
-            (loss, fused, labels), *alone = replay.run(predict)
-        found = dict(zip([step.name for step in replay.passes[1:]], alone, strict=True))
-        for name, (term, _, _) in found.items():
+            runs: list[Any] = replay.run(predict)
+        loss, _, labels = runs[0]
+        for step, (term, _, _) in zip(replay.passes[1:], runs[1:], strict=True):
             if term is not None:
-                self._evaluated[name].append(torch.stack([term.float() * rows, term.new_tensor(rows)]))
+                self._evaluated[step.name].append(torch.stack([term.float() * rows, term.new_tensor(rows)]))
         if prediction_loss_only:
             return loss, None, None
-        predictions = {"logits": fused}
+        # Upstream takes the first entry of a tuple for the loss, also where there is none.
+        seen: list[Any] = [logits if len(logits) else replay.predictions[i] for i, (_, logits, _) in enumerate(runs)]
+        of_modality = {step.name: _first(logits) for step, logits in zip(replay.passes[1:], seen[1:], strict=True)}
+        predictions = {"logits": seen[0]}
         for name in self.disentangled.partition.modalities:
-            logits = _first(found[name][1]) if name in found else torch.full_like(_first(fused), torch.nan)
+            logits = of_modality.get(name, torch.full_like(_first(seen[0]), torch.nan))
             present = entry(inputs.get(name), "present")
             if present is not None:  # rows that lack the modality have no opinion of its
                 logits = logits.masked_fill(~present.to(logits.device).view(-1, *[1] * (logits.dim() - 1)), torch.nan)
