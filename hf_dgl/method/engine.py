@@ -125,6 +125,19 @@ class Engine:
         alone = self.scores_alone or self.meter is not None or any(map(self.trains_alone, self.alpha))
         return alone or any(share != 1 for share in self.multimodal_to_encoders.values())
 
+    def look_at(self, batch: Mapping[str, Any]) -> None:
+        """Decides on one batch, rather than at the first training step, which encoders can be reused.
+
+        Args:
+            batch: Keyword arguments of the model, on its device.
+
+        Raises:
+            ValueError: what the first step would raise: an encoder that is never called, or runs without gradients.
+        """
+        call = dict(batch)
+        with torch.enable_grad():
+            self._plan(self._present(call), call)
+
     def trains_alone(self, modality: str) -> bool:
         """Whether the modality has a unimodal pass (an `alpha` on the device may become zero; nobody waits to see)."""
         return isinstance(self.alpha[modality], torch.Tensor) or self.alpha[modality] != 0
@@ -149,7 +162,7 @@ class Engine:
         if training:
             self.net.verify()
         call = bound_arguments(self.model, args, kwargs)
-        present = [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
+        present = self._present(call)
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
         cuts: dict[str, Cut] = {} if training else self.cuts
         measurement = None
@@ -196,18 +209,25 @@ class Engine:
 
     def _later_passes(self, run: Run) -> list[Any]:
         """The outputs of all passes after the first."""
-        outputs = []
         self._run = run
         try:
-            for step in run.passes[1:]:
-                run.open(step)
-                try:
-                    outputs.append(self.model.forward(**run.call_for(step)))
-                finally:
-                    run.close()
+            return [self._later_pass(run, step) for step in run.passes[1:]]
         finally:
             self._run = None
-        return outputs
+
+    def _later_pass(self, run: Run, step: Pass) -> Any:
+        run.open(step)
+        try:
+            output = self.model.forward(**run.call_for(step))
+        finally:
+            run.close()
+        obstacle = run.mismatch()
+        if not obstacle:
+            return output
+        # From now on the encoder runs again in its own pass, in the steps to come too (these cuts are the plan's).
+        run.cuts[step.name] = self.cuts[step.name] = Cut(run.cuts[step.name].exits, obstacle)
+        logger.info("Modality %r: the encoder runs again in its own pass: %s.", step.name, obstacle)
+        return self._later_pass(run, step)
 
     def run_passes(self, run: Run) -> list[Any]:
         """The outputs of all passes of `run`, without calling the model's own hooks (for the checks)."""
@@ -220,6 +240,9 @@ class Engine:
             run.close()
             self._run = None
         return [output, *self._later_passes(run)]
+
+    def _present(self, call: Mapping[str, Any]) -> list[str]:
+        return [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
 
     def _passes(self, present: list[str], cuts: Mapping[str, Cut], measures: bool = False) -> list[Pass]:
         """The passes of one step (the table on top of this file). Without `cuts`, every encoder counts as reusable."""
@@ -322,20 +345,21 @@ class Engine:
             return
         for modules in self.partition.encoders.values():
             for path, module in modules.items():
-                hook = module.register_forward_hook(functools.partial(self._encoder_called, path))
+                called = functools.partial(self._encoder_called, path)
+                hook = module.register_forward_hook(called, with_kwargs=True)
                 self._encoder_hooks.append(hook)
                 if self._copies_are_plain:
                     self._undo.append(leave_behind(module, [hook]))
 
     @torch.compiler.disable
-    def _encoder_called(self, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+    def _encoder_called(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Forward hook of an encoder module: remembers its output and gives the fusion what it may see of it."""
         if self._run is None:
             return None
         self.net.watch_encoder(self._modality_of[path], output)
         if self._run.current.name != MULTIMODAL:
             return None
-        return self._run.hand_over(self._modality_of[path], path, output)
+        return self._run.hand_over(self._modality_of[path], path, (args, kwargs), output)
 
 
 def handle_on(model: nn.Module) -> Engine | None:

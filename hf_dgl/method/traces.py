@@ -1,4 +1,4 @@
-"""Forwards that are not part of the training leave no trace in it: random numbers, buffers and attributes as before."""
+"""Forwards that are not part of the training leave no trace: random numbers, buffers and attributes as before."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class _State:
         self._buffers = dict(module._buffers)
         self._non_persistent = set(module._non_persistent_buffers_set)
         self._attributes = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
-        tensors = [value for value in [*self._buffers.values(), *self._attributes.values()] if _is_leaf(value)]
+        tensors: list[Any] = [each for each in [*self._buffers.values(), *self._attributes.values()] if _is_leaf(each)]
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
 
     def restore(self) -> None:

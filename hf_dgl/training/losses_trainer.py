@@ -266,12 +266,13 @@ class LossesTrainer(BaselineTrainer):
                 raise
             logger.warning_once(str(error))
 
+    # ---- logs ---------------------------------------------------------------------------------------------------
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term per row (`loss_multimodal`, `loss_image`, ...), and what is explained."""
         if "loss" in logs:
             assert self.disentangled is not None
-            names = [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process
-            terms = self._terms.means(names, self.args.device, self.accelerator.reduce)
+            terms = self._terms.means(self._names_of_terms(), self.args.device, self.accelerator.reduce)
             logs.update({f"loss_{name}": mean for name, mean in terms.items()})
             self._terms.clear()
             known = {} if self.explained is None else self.explained.known()
@@ -279,6 +280,21 @@ class LossesTrainer(BaselineTrainer):
             if self._method.adaptive:
                 logs.update({f"alpha_{name}": float(alpha) for name, alpha in self.disentangled.alpha.items()})
         super().log(logs, start_time)
+
+    def _names_of_terms(self) -> list[str]:
+        assert self.disentangled is not None
+        return [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
+
+    def sums(self) -> dict[str, Any]:
+        """Adds the terms of the loss that are to be logged next."""
+        terms = self._terms.state_dict(self._names_of_terms(), self.args.device, self.accelerator.reduce)
+        return {**super().sums(), "terms": terms}
+
+    def load_sums(self, kept: Mapping[str, Any]) -> None:
+        """Goes on with them."""
+        super().load_sums(kept)
+        if self.is_world_process_zero():  # the sums are over all processes
+            self._terms.load_state_dict(kept.get("terms", {}), self.args.device)
 
 
 def _is_overridden(compute: Callable[..., Any]) -> bool:

@@ -19,8 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.architectures.attach import disentangle
-from hf_dgl.method.dataflow.propose import find_modalities
+from hf_dgl.architectures.attach import disentangle, found_by_data_flow
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.explained import ChanceLevel, Explained
 from hf_dgl.method.forward_call import below_adapters
@@ -171,7 +170,7 @@ class DGLTrainer(LossesTrainer):
             raise ValueError("`modalities='auto'` watches the model on a training batch: give a `train_dataset`.")
         with torch.random.fork_rng():  # the order of the data stays as it would have been
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        return find_modalities(model, batch).modalities
+        return found_by_data_flow(model, batch)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Refuses, as early as possible, ways to shard a model under which the gradients would be wrong."""
@@ -218,6 +217,20 @@ class DGLTrainer(LossesTrainer):
                 names = list(self.disentangled.partition.modalities)
                 logs.update(self.disentangled.meter.means(names, self.args.device, self.accelerator.reduce))
         super().log(logs, start_time)
+
+    def sums(self) -> dict[str, Any]:
+        """Adds what is known of the gradients and is to be logged next."""
+        meter = None if self.disentangled is None else self.disentangled.meter
+        kept = {name: rule.state_dict() for name, rule in [("meter", meter), ("modulation", self.modulation)] if rule}
+        return {**super().sums(), **kept}
+
+    def load_sums(self, kept: Mapping[str, Any]) -> None:
+        """Goes on with it."""
+        super().load_sums(kept)
+        meter = None if self.disentangled is None else self.disentangled.meter
+        for name, rule in [("meter", meter), ("modulation", self.modulation)]:
+            if rule and name in kept:
+                rule.load_state_dict(kept[name])
 
     # ---- optimisation by group ----------------------------------------------------------------------------------
 

@@ -265,7 +265,7 @@ def test_the_weights_follow_other_losses(problem_type):
     labels = torch.rand(64, 2).round() if multi else torch.randn(64, 2)
     logits = (2 * labels - 1) * 1.5 if multi else labels * 0.5
     explained = Explained(["image", "text"], ChanceLevel(problem_type, 2))
-    explained.count({name: logits for name in (MULTIMODAL, "image", "text")}, labels)
+    explained.count(dict.fromkeys((MULTIMODAL, "image", "text"), logits), labels)
     explained.step()
     assert all(0.5 < float(share) < 0.9 for share in explained.shares().values())
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
