@@ -61,7 +61,9 @@ class GradientNet:
                 tensor.register_hook(note)
 
     @torch.no_grad()
-    def _arrived(self, where: dict[str, torch.Tensor], name: str, gradient: torch.Tensor) -> None:
+    def _arrived(self, where: dict[str, torch.Tensor], name: str, gradient: torch.Tensor | None) -> None:
+        if gradient is None:  # of an output of a compiled region that nobody reads
+            return
         self._backward = True
         before = where.get(name)
         found = (gradient != 0).any()
