@@ -1,4 +1,8 @@
-"""`hf-dgl`: one file per command, each of which parses, calls the library and prints."""
+"""`hf-dgl`: one file per command, each of which parses, calls the library and prints.
+
+What a command does is a function of the library, so nothing below imports this. A command imports what it needs when it
+runs: `hf-dgl --help` loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -76,4 +80,8 @@ class _Parser(argparse.ArgumentParser):
 def _message(error: Exception) -> str:
     """What went wrong; torch hands on the errors of a loader's worker processes with their tracebacks in front."""
     text = str(error)
+    if "hf_" in text or "api_" in text:
+        from hf_dgl.hub.tokens import redacted  # which imports what most messages need not wait for
+
+        text = redacted(text)
     return text.rsplit(f"\n{type(error).__name__}: ", 1)[-1].strip() if text.startswith("Caught ") else text

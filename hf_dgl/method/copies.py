@@ -22,7 +22,7 @@ _GETSTATE = "__getstate__"
 
 
 def leave_behind(module: nn.Module, hooks: Iterable[RemovableHandle]) -> Callable[[], None]:
-    """Until the returned function is called, `copy.deepcopy`, `pickle`, `torch.save` see the module without `hooks`.
+    """Until the returned function is called, `copy.deepcopy`, `pickle` and `torch.save` leave `hooks` out.
 
     Both ask an object for its state by `__getstate__`, and find this one on the module itself.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -60,8 +60,9 @@ class Engine:
         self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
+        self._looked = False
         self._run: Run | None = None
-        self._also_in_eval = False
+        self._also_in_eval: dict[str, Any] | None = None  # what `unimodal_outputs` gave
         self._one_by_one = False
         self._encoder_hooks: list[Any] = []
         # `prepend`: FSDP2's own post-forward hook must see the outputs of all passes, so ours runs before it.
@@ -88,6 +89,20 @@ class Engine:
         self._copies_are_plain = True
         self._undo.append(leave_behind(self.model, self._root_hooks))
 
+    def come_last(self) -> None:
+        """Lets what others do before a forward (DeepSpeed's engine announces it to its parameters) come before ours.
+
+        Hooks run in the order in which they were put on: needed where a model is wrapped after it was disentangled.
+        """
+        hooks: Any = self.model._forward_pre_hooks  # an OrderedDict, whatever torch's annotation says
+        for hook in self._root_hooks[:1]:  # none, after `remove`
+            hooks.move_to_end(hook.id)
+
+    def _is_before_zero3(self) -> bool:
+        """Whether parameters are partitioned by an engine that is told of a forward only after our hook."""
+        is_last = next(reversed(self.model._forward_pre_hooks)) == self._root_hooks[0].id
+        return not is_last and hasattr(next(self.model.parameters()), "ds_status")
+
     def __enter__(self: _E) -> _E:
         return self
 
@@ -95,12 +110,16 @@ class Engine:
         self.remove()
 
     @contextmanager
-    def unimodal_outputs(self) -> Iterator[None]:
+    def unimodal_outputs(self) -> Iterator[dict[str, Any]]:
         """Inside, forwards in eval mode or under `no_grad` also give `unimodal` and `losses` (`loss` stays as it
-        is)."""
-        before, self._also_in_eval = self._also_in_eval, True
+        is).
+
+        Yields:
+            A dictionary that holds, after each such forward, modality -> its output alone.
+        """
+        before, self._also_in_eval = self._also_in_eval, {}
         try:
-            yield
+            yield self._also_in_eval
         finally:
             self._also_in_eval = before
 
@@ -156,15 +175,19 @@ class Engine:
             raise ValueError(NO_DATA_PARALLEL)
         self.passes = []
         training = module.training and torch.is_grad_enabled()
-        if not training and not self._also_in_eval:
+        if not training and self._also_in_eval is None:
             self._tell_of_eval_mode()
             return
         if training:
             self.net.verify()
+        if self._is_before_zero3():
+            raise ValueError(
+                "Under DeepSpeed ZeRO-3 the model must be disentangled last: call `disentangle` after "
+                "`accelerator.prepare` or `deepspeed.initialize`, or the handle's `come_last()`."
+            )
         call = bound_arguments(self.model, args, kwargs)
         present = self._present(call)
-        # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
-        cuts: dict[str, Cut] = {} if training else self.cuts
+        cuts: dict[str, Cut] = {} if training else self._cuts_in_evaluation(present, call)
         measurement = None
         if training:
             measures = self.meter is not None and self.meter.is_due()
@@ -278,6 +301,9 @@ class Engine:
         unimodal = {step.name: entry for step, entry in later if step.in_value}
         shares = {step.weight: entry for step, entry in later if not step.in_value}
         extra: dict[str, Any] = {"unimodal": unimodal}
+        if not run.training and self._also_in_eval is not None:
+            self._also_in_eval.clear()
+            self._also_in_eval.update(unimodal)
         if shares:
             extra["encoder_share"] = shares
         found = {MULTIMODAL: loss_of(output), **{name: loss_of(entry) for name, entry in unimodal.items()}}
@@ -325,6 +351,21 @@ class Engine:
                     logger.info("Modality %r: the encoder runs again in its own pass: %s.", name, cut.obstacle)
         return self._plans[key]
 
+    def _cuts_in_evaluation(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
+        """What training has found; before any, what one trial finds: then each encoder runs once, not in every pass.
+
+        What neither finds (an encoder without gradients, say) runs again, which is right for all models.
+        """
+        if (
+            not self._looked
+            and not torch.is_inference_mode_enabled()
+            and any(name not in self.cuts for name in present)
+        ):
+            self._looked = True
+            with suppress(ValueError, torch.OutOfMemoryError):
+                self.look_at(call)
+        return self.cuts
+
     def _trial(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
         undo = recompute_under(Routing(self.model, self.partition, None, moves_statistics=True))
         try:
@@ -357,8 +398,6 @@ class Engine:
         if self._run is None:
             return None
         self.net.watch_encoder(self._modality_of[path], output)
-        if self._run.current.name != MULTIMODAL:
-            return None
         return self._run.hand_over(self._modality_of[path], path, (args, kwargs), output)
 
 

@@ -1,4 +1,4 @@
-"""Forwards that are not part of the training leave no trace: random numbers, buffers and attributes as before."""
+"""Forwards that are no part of the training leave no trace in it: random numbers, buffers and counts as before."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-
-_PLAIN = (bool, int, float, str, torch.Tensor, type(None))
 
 
 @contextmanager
@@ -62,7 +60,7 @@ class RandomNumbers:
 
 @contextmanager
 def without_a_trace(model: nn.Module) -> Iterator[None]:
-    """As [`random_numbers_kept`]; and the modules' buffers and plain attributes are those from before again.
+    """As [`random_numbers_kept`]; and the modules' buffers and numbers are those from before again.
 
     Buffers that were written into get their values back, and buffers that were replaced (the tables of growing
     position encodings) are replaced again, together with the numbers that say how far they reach.
@@ -83,22 +81,23 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
 
 
 class _State:
-    """What a forward may change of one module beside its parameters."""
+    """What a forward may change of one module beside its parameters.
+
+    Other flags stay: they tell of what stays, too (upstream notes that it has put its hooks on a model).
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._buffers = dict(module._buffers)
         self._non_persistent = set(module._non_persistent_buffers_set)
-        self._attributes = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
-        tensors: list[Any] = [each for each in [*self._buffers.values(), *self._attributes.values()] if _is_leaf(each)]
+        self._attributes = {n: value for n, value in vars(module).items() if n == "training" or _is_counted(value)}
+        candidates: list[Any] = [*self._buffers.values(), *self._attributes.values()]
+        # One that a graph made is not written into: a backward may still need it.
+        tensors = [value for value in candidates if isinstance(value, torch.Tensor) and value.grad_fn is None]
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
 
     def restore(self) -> None:
-        present: dict[str, Any] = vars(self._module)
-        for name in [name for name, value in present.items() if isinstance(value, _PLAIN)]:
-            if name not in self._attributes:
-                del present[name]
-        present.update(self._attributes)
+        vars(self._module).update(self._attributes)
         self._module._buffers.clear()
         self._module._buffers.update(self._buffers)
         self._module._non_persistent_buffers_set.clear()
@@ -107,6 +106,5 @@ class _State:
             tensor.copy_(value)
 
 
-def _is_leaf(value: Any) -> bool:
-    """Whether it is a tensor that no graph made: writing into one that a backward still needs would break that."""
-    return isinstance(value, torch.Tensor) and value.grad_fn is None
+def _is_counted(value: Any) -> bool:
+    return isinstance(value, (int, float, torch.Tensor)) and not isinstance(value, bool)

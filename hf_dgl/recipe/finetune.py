@@ -115,7 +115,7 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         trainer = build_trainer(training, parts.model, parts.processor, splits, parts.collator)
         trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
-        training.eval_on_start = checkpoint is None and "validation" in splits
+        trainer.args.eval_on_start = checkpoint is None and "validation" in splits
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
         with _kept_if_scoring_fails(trainer):
             metrics = _score(trainer, splits.get("test"))

@@ -29,10 +29,13 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_dgl.hub.tokens import redacted
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
+from hf_dgl.training.ranges import Range
 
 from .arguments import DataArguments, ModelArguments
+from .safe_yaml import parse_yaml, read_yaml
 from .unimodal import with_one_modality
 
 _OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]
@@ -184,12 +187,18 @@ def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: Tr
         (
             f.name,
             str if {float, dict} <= _members(f.name) else _HINTS[f.name],  # upstream's parser knows no such unions
-            field(default=f.default, default_factory=f.default_factory, metadata=f.metadata),
+            field(default=f.default, default_factory=f.default_factory, metadata=_with_range(owner, f)),
         )
         for f in dataclasses.fields(owner)
         if f.init and keep(f.name)
     ]
     return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
+
+
+def _with_range(owner: Any, member: Any) -> dict[str, Any]:
+    """A field's metadata, whose help tells its range, too."""
+    notation, known = owner.RANGES.get(member.name), dict(member.metadata)
+    return known if notation is None else {**known, "help": f"{known.get('help', '')} ({Range.of(notation)})"}
 
 
 def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -209,10 +218,7 @@ def _read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(
             f"There is no recipe {str(path)!r}. Recipes are YAML files such as recipes/quickstart/image_text.yaml."
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}.")
     _check_keys(values, str(path))
@@ -296,16 +302,16 @@ def _from_words(key: str, words: list[str]) -> Any:
     if dict in members and all("=" in word and not word.startswith("{") for word in words):
         split = [word.rsplit("=", 1) if key == "dataset_name" else word.split("=", 1) for word in words]
         if key != "dataset_name" or len(split) > 1 or _is_number(split[0][1]):  # else a path with a `=`
-            return {name: _maybe_nested(value) for name, value in split}
+            return {name: _maybe_nested(key, value) for name, value in split}
     if len(words) == 1:
-        return _maybe_nested(words[0]) if members & {dict, list} else words[0]
+        return _maybe_nested(key, words[0]) if members & {dict, list} else words[0]
     if list in members:
         return words
     raise _wrong_type(key, " ".join(words))
 
 
-def _maybe_nested(word: str) -> Any:
-    return yaml.safe_load(word) if word.startswith(("{", "[")) else word
+def _maybe_nested(key: str, word: str) -> Any:
+    return parse_yaml(word, f"--{key}") if word.startswith(("{", "[")) else word
 
 
 def _typed(key: str, value: Any) -> Any:
@@ -317,6 +323,8 @@ def _typed(key: str, value: Any) -> Any:
         return _action(key).const
     if isinstance(value, Mapping) and dict in members:
         return {str(name): _number(key, entry) if float in members else entry for name, entry in value.items()}
+    if key.endswith("_kwargs") and isinstance(value, str) and not value.lstrip().startswith("{"):
+        raise _wrong_type(key, value)  # upstream would take it for a mapping in JSON, and fail much later
     if isinstance(value, (list, tuple)) and list in members:
         return list(value)
     if value is None or isinstance(value, (Mapping, list, tuple)):
@@ -365,9 +373,13 @@ def _members(key: str) -> set[Any]:
 
 
 def _wrong_type(key: str, value: Any) -> ValueError:
+    if key.endswith("token"):
+        return ValueError(f"{key}: expected a text, got a {type(value).__name__} (which is not shown: it is secret).")
     if (action := _action(key)).choices is not None:
         choices = [str(choice) for choice in action.choices]
-        return ValueError(f"{key}: expected one of {choices}, got {value!r}{did_you_mean(str(value), choices)}")
+        return ValueError(
+            f"{key}: expected one of {choices}, got {redacted(repr(value))}{did_you_mean(str(value), choices)}"
+        )
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", list: "a list"}
     members = _members(key)
     expected = " or ".join(
@@ -377,7 +389,7 @@ def _wrong_type(key: str, value: Any) -> ValueError:
         expected += (
             " or " if expected else ""
         ) + "a mapping (in a recipe indented `name: value` lines, here `name=value`)"
-    return ValueError(f"{key}: expected {expected}, got {value!r}.")
+    return ValueError(f"{key}: expected {expected or 'nothing, in a recipe'}, got {redacted(repr(value))}.")
 
 
 def _portable(value: Any) -> Any:
@@ -385,6 +397,8 @@ def _portable(value: Any) -> Any:
     if isinstance(value, Mapping):
         kept = {name: entry for name, entry in value.items() if not str(name).endswith("token")}
         return {_portable(name): _portable(entry) for name, entry in kept.items()}
+    if isinstance(value, list):
+        return [_portable(entry) for entry in value]
     if isinstance(value, str) and os.path.isabs(value) and Path(value).is_relative_to(Path.cwd()):
         return os.path.relpath(value)
-    return value
+    return redacted(value) if isinstance(value, str) else value

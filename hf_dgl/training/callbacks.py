@@ -11,9 +11,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.explained import Explained
 from hf_dgl.method.forward_call import below_adapters
-from hf_dgl.method.net import GradientNet
 from hf_dgl.method.passes import MULTIMODAL
 
 from .checkpoints import newest_complete
@@ -67,6 +67,28 @@ class LeaveInputsAlone(TrainerCallback):
         model = below_adapters(kwargs["model"])
         if args.activation_checkpointing and hasattr(model, "disable_input_require_grads"):
             model.disable_input_require_grads()  # type: ignore[operator]
+
+
+class ComeLast(TrainerCallback):
+    """Lets the hooks of the method run after those that wrapping the model for training has put on (DeepSpeed's).
+
+    Args:
+        handle: Gives the one of the model in training.
+
+    Example:
+
+        >>> trainer.add_callback(ComeLast(lambda: trainer.disentangled))
+    """
+
+    def __init__(self, handle: Callable[[], Disentangled | None]) -> None:
+        self._handle = handle
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        handle = self._handle()
+        if handle is not None:
+            handle.come_last()
 
 
 class RememberExplained(TrainerCallback):
@@ -182,28 +204,33 @@ class CheckTheFirstBackward(TrainerCallback):
     """Asks the net below all losses ([`hf_dgl.method.net`]) after the first backward; later it has nothing to say.
 
     Args:
-        net: Gives it.
+        handle: Gives the one of the model in training.
 
     Raises:
         RuntimeError: a unimodal loss trained nothing.
 
     Example:
 
-        >>> trainer.add_callback(CheckTheFirstBackward(lambda: trainer.disentangled.net))
+        >>> trainer.add_callback(CheckTheFirstBackward(lambda: trainer.disentangled))
     """
 
-    def __init__(self, net: Callable[[], GradientNet]) -> None:
-        self._net = net
+    def __init__(self, handle: Callable[[], Disentangled | None]) -> None:
+        self._handle = handle
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._net().verify()
+        self._verify()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._net().verify()
+        self._verify()
+
+    def _verify(self) -> None:
+        handle = self._handle()
+        if handle is not None:
+            handle.net.verify()
 
 
 class WarnWhenStarved(TrainerCallback):
@@ -290,7 +317,8 @@ class StopWhenNotFinite(TrainerCallback):
 
     def _check_weights(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         finite = [parameter.detach().isfinite().all() for parameter in model.parameters() if parameter.numel()]
-        if not torch.stack([flag.cpu() for flag in finite]).all():
+        # Under ZeRO-3 each process holds a part of every parameter elsewhere, and none here: the losses are looked at.
+        if finite and not torch.stack([flag.cpu() for flag in finite]).all():
             raise _not_finite("Weights are not finite", args, state)
 
 

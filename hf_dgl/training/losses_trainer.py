@@ -22,6 +22,7 @@ from hf_dgl.data.labels import REGRESSION
 from hf_dgl.method.adaptive import adapt
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.explained import Explained
+from hf_dgl.method.forward_call import unwrapped
 from hf_dgl.method.outputs import entry
 from hf_dgl.method.passes import MULTIMODAL
 from hf_dgl.method.replay import Replay, StandIn
@@ -137,9 +138,10 @@ class LossesTrainer(BaselineTrainer):
         """
         handle = self.disentangled
         assert handle is not None
-        if not handle.is_attached or handle.model is not self.accelerator.unwrap_model(
+        is_ours = handle.model is unwrapped(self._plain_model) or handle.model is self.accelerator.unwrap_model(
             self._plain_model, keep_torch_compile=False
-        ):
+        )
+        if not (handle.is_attached and is_ours):
             problem = "is attached to another model" if handle.is_attached else "was removed"
             raise ValueError(
                 f"The handle of this trainer (`trainer.disentangled`) {problem}, so its model would be trained "

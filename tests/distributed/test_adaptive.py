@@ -9,7 +9,7 @@ import torch
 
 from hf_dgl.method.explained import ChanceLevel, Explained
 from hf_dgl.method.passes import MULTIMODAL
-from tests.distributed.two_processes import in_two_processes
+from tests.processes import in_two_processes
 
 LABELS = torch.tensor([0, 1, 1, 2, 2, 2, 0])
 LOGITS = {name: torch.randn(7, 3, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("tim")}

@@ -32,7 +32,6 @@ class Leaves(Concat):
         self.empty = torch.ones(1)
         self.table += 1
         self.reach += 1
-        self.last = self.reach
         if not hasattr(self, "late"):
             self.register_buffer("late", torch.ones(1), persistent=False)
         drawn = random.random() + np.random.rand() + float(torch.rand(()))
@@ -60,7 +59,7 @@ def test_nothing_remains_of_a_forward():
         assert model.reach == 1 and len(model.replaced) == 2
     assert drawn() == expected
     assert model.replaced is replaced and model.empty is None and model.reach == 0 and model.table == 0
-    assert not hasattr(model, "late") and not hasattr(model, "last") and not model._non_persistent_buffers_set
+    assert not hasattr(model, "late") and not model._non_persistent_buffers_set
     for name, value in model.state_dict().items():
         assert torch.equal(value, kept[name])
 
