@@ -93,9 +93,9 @@ class EvaluatingTrainer(LossesTrainer):
         )
         replay = Replay(self.disentangled, model, self._prepare_inputs(inputs))
         with self.disentangled.unimodal_outputs(), self._standing_in(replay):
-            runs = replay.run(predict)
+            runs: list[Any] = replay.run(predict)
         loss, fused, labels = runs[0]
-        alone = {step.name: run for step, run in zip(replay.passes[1:], runs[1:], strict=True)}
+        alone: dict[str, Any] = {step.name: run for step, run in zip(replay.passes[1:], runs[1:], strict=True)}
         self._keep_losses({name: run[0] for name, run in alone.items() if run[0] is not None}, inputs)
         if prediction_loss_only:
             return loss, None, None
