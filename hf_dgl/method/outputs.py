@@ -70,9 +70,9 @@ def entry(output: Any, key: str) -> Any:
     return output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
 
 
-def first_prediction(output: Any) -> torch.Tensor | None:
-    """What a model predicts: the first entry of its output that is no loss, or the output itself; None if that is no
-    tensor."""
+def first_prediction(output: Any) -> Any:
+    """What a model predicts, a tensor: the first entry of its output that is no loss, or the output itself; None if
+    that is no tensor."""
     if isinstance(output, Mapping):
         first = next((value for key, value in output.items() if key != "loss"), None)
     elif isinstance(output, tuple):
