@@ -37,7 +37,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from hf_dgl.models.encoder_specs import resolve_encoder
     from hf_dgl.recipe.assembly import build_processor, load_splits
     from hf_dgl.recipe.recipe import load_recipe, split_words
+    from hf_dgl.reports.drawing import check_picture
 
+    check_picture("--preview", arguments.preview)
     recipe = load_recipe(*split_words(rest))
     wanted: Any = recipe.model.encoders or {}
     encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
@@ -53,14 +55,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         splits, processor, recipe.model.problem_type, data.class_names, data.preprocessing_num_workers
     )
     report.note = note
-    if arguments.preview:
-        from hf_dgl.data.preview import draw_preview
-
-        draw_preview(splits["train"], processor, arguments.preview)
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         _print(report)
+    if arguments.preview:
+        from hf_dgl.data.preview import draw_preview
+
+        draw_preview(splits["train"], processor, arguments.preview)
     return 1 if report.is_broken else 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from hf_dgl.install import add_extra
+
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds the command to `hf-dgl`."""
@@ -14,7 +16,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
         help="try a fine-tuned model on a page in the browser",
         description="Serve a page on which a fine-tuned model can be tried, on this machine only unless --host says "
-        "otherwise. Stop it with Ctrl+C. Needs gradio: pip install -c constraints.txt -e '.[demo]'",
+        f"otherwise. Stop it with Ctrl+C. Needs gradio: {add_extra('demo')}",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default: 127.0.0.1")

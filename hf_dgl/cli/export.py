@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from hf_dgl.install import add_extra
+
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds the command to `hf-dgl`."""
@@ -15,7 +17,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="write a fine-tuned model as ONNX",
         description="Write a fine-tuned model as one ONNX graph that takes any subset of the modalities, after "
         "comparing its answers with torch's. In Python: hf_dgl.inference.onnx.OnnxModel runs it. "
-        "Needs ONNX: pip install -c constraints.txt -e '.[onnx]'",
+        f"Needs ONNX: {add_extra('onnx')}",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument("--onnx", metavar="FILE", required=True, help="where to, e.g. model.onnx")
@@ -27,9 +29,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints what was compared and where the file is."""
     from hf_dgl.inference.load import pipeline
     from hf_dgl.inference.onnx import export_onnx
+    from hf_dgl.reports.drawing import check_file
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl export --help` lists what there is.")
+    check_file("--onnx", arguments.onnx)
     model = pipeline(arguments.model, device="cpu")
     checks = export_onnx(model, arguments.onnx, tolerance=arguments.tolerance)
     print("Largest difference of a logit between ONNX and torch:")

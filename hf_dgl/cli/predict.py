@@ -52,7 +52,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="at a row that cannot be read: stop (default), or write its error and go on",
     )
     file.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="stopped. The same command goes on with the rows that are left.")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import re
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
+
+from hf_dgl.install import require
 
 from .cross_modal_pipeline import CrossModalPipeline
 from .load import pipeline
@@ -290,8 +291,7 @@ def _listed(names: list[str], word: str) -> str:
 
 
 def _gradio() -> Any:
-    if find_spec("gradio") is None:
-        raise ValueError('The demo needs the package gradio. Type: pip install -c constraints.txt -e ".[demo]"')
+    require("The demo", "demo", "gradio")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
     import gradio
 

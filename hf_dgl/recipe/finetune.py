@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from hf_dgl.method.methods import AS_PUBLISHED
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.models.adapters import ADAPTER_FILES, check_settings, load_model
 from hf_dgl.models.native import NativeProcessor
+from hf_dgl.reports.drawing import check_drawing
 from hf_dgl.reports.result_tables import Table, plain_metrics, results_table
 from hf_dgl.reports.training_report import write_report
 from hf_dgl.training.arguments import DGLTrainingArguments
@@ -32,6 +33,7 @@ from hf_dgl.training.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.training.trainer import DGLTrainer
 
 from .assembly import assemble, parts_to_score, writes_text
+from .output_folder import check_output_folder, remove_old_checkpoints
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -70,14 +72,18 @@ class FinetuneResult:
         is_pushed = self.trainer.args.push_to_hub and self.trainer.hub_model_id is not None
         return f"{constants.ENDPOINT}/{self.trainer.hub_model_id}" if is_pushed else ""
 
+    @property
+    def modalities(self) -> list[str]:
+        """Their names."""
+        assert self.trainer.disentangled is not None
+        return list(self.trainer.disentangled.partition.modalities)
+
     def table(self) -> Table:
         """The scores as a table: fused and each modality alone, before, after and on the test split."""
-        assert self.trainer.disentangled is not None
-        modalities = list(self.trainer.disentangled.partition.modalities)
-        return results_table(self.metrics, modalities, self.model.config.problem_type or SINGLE_LABEL)
+        return results_table(self.metrics, self.modalities, self.model.config.problem_type or SINGLE_LABEL)
 
 
-def finetune(recipe: Recipe) -> FinetuneResult:
+def finetune(recipe: Recipe, before_training: Callable[[DGLTrainer], None] | None = None) -> FinetuneResult:
     """Fine-tunes as the recipe says and saves everything into its `output_dir`.
 
     Written there, by the main process: the model (`config.json`, `model.safetensors`), the processor, `README.md` (the
@@ -86,11 +92,13 @@ def finetune(recipe: Recipe) -> FinetuneResult:
 
     Args:
         recipe: From `load_recipe` or `make_recipe`.
+        before_training: Is handed the Trainer, e.g. to add callbacks.
 
     Raises:
-        ValueError: on data, labels or encoders that do not fit (says what to type instead).
+        ValueError: on data, labels or encoders that do not fit, or if the output folder holds a model already (says
+            what to type instead).
         FloatingPointError: when the loss becomes NaN or infinite; nothing is overwritten then.
-        OSError: when the disk is full; complete checkpoints stay as they are.
+        OSError: the output folder cannot be written, or the disk is full; complete checkpoints stay as they are.
 
     Example:
 
@@ -108,6 +116,8 @@ def finetune(recipe: Recipe) -> FinetuneResult:
             "streaming: nobody knows how long a stream is, so say how many steps to train, e.g. `--max_steps 1000` "
             f"(got max_steps={training.max_steps}). An epoch has rows / per_device_train_batch_size steps."
         )
+    check_drawing()
+    check_output_folder(training)
     prepare(training)
     with _token_kept_out_of_files(training):
         parts = assemble(recipe)
@@ -116,12 +126,16 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
         training.eval_on_start = checkpoint is None and "validation" in splits
+        if before_training is not None:
+            before_training(trainer)
+        remove_old_checkpoints(training)
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        with _kept_if_scoring_fails(trainer):
-            metrics = _score(trainer, splits.get("test"))
-        metrics["train"] = outcome.metrics
         with explaining_a_full_disk(str(training.output_dir)):
-            _save(trainer, recipe, metrics)
+            with _kept_if_an_error_follows(trainer):
+                metrics = _score(trainer, splits.get("test"))
+                metrics["train"] = outcome.metrics
+                _describe(trainer, recipe, metrics)
+            trainer.save_model()  # last: with `push_to_hub` it uploads the folder
     model = trainer.accelerator.unwrap_model(trainer.model)
     return FinetuneResult(model, parts.processor, trainer, metrics, str(training.output_dir))
 
@@ -218,7 +232,7 @@ def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[
     return metrics
 
 
-def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+def _describe(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     if trainer.is_world_process_zero():
         folder = Path(str(trainer.args.output_dir))
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -229,18 +243,17 @@ def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> No
     if trainer.is_world_process_zero():
         write_report(str(trainer.args.output_dir))
     trainer.create_model_card()
-    trainer.save_model()  # last: with `push_to_hub` it uploads the folder
 
 
 @contextmanager
-def _kept_if_scoring_fails(trainer: DGLTrainer) -> Iterator[None]:
+def _kept_if_an_error_follows(trainer: DGLTrainer) -> Iterator[None]:
     """Saves the trained model before an error ends the run: a broken file of the test split is met after hours."""
     try:
         yield
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # there, saving needs all processes
             trainer.save_model(_internal_call=True)
-            logger.warning(f"Scoring failed. The trained model is in {trainer.args.output_dir}.")
+            logger.warning(f"What follows the training failed. The trained model is in {trainer.args.output_dir}.")
         raise
 
 

@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -29,6 +29,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_dgl.install import find_recipe
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
 
@@ -76,6 +77,7 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as it was run: without tokens, and without this machine's folders where avoidable."""
         values = _portable(self.values)
+        values.pop("overwrite_output_dir", None)  # was said of that folder on that day
         if os.path.isabs(str(values.get("output_dir", ""))):
             del values["output_dir"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -147,14 +149,24 @@ def _build(values: dict[str, Any], name: str) -> Recipe:
     return Recipe(model=model, data=data, training=training, values=values)
 
 
-def build_parser(prog: str = "hf-dgl train", exit_on_error: bool = True) -> argparse.ArgumentParser:
-    """The parser behind `hf-dgl train --help`: every key, the method's first, then model, data, and the Trainer's."""
+def build_parser(
+    prog: str = "hf-dgl train", only: Collection[str] | None = None, exit_on_error: bool = True
+) -> argparse.ArgumentParser:
+    """The parser behind `hf-dgl train --help`: the method's keys first, then model, data, and the Trainer's.
+
+    Args:
+        prog: The command.
+        only: Keys; None: all there are.
+        exit_on_error: Of argparse.
+    """
+    shown = _HINTS if only is None else only
+    method = [f.name for f in dataclasses.fields(DGLTrainingArguments)]
     upstream = {f.name for f in dataclasses.fields(TrainingArguments)}
     groups: list[Any] = [
-        _group("the method", DGLTrainingArguments, lambda name: name not in upstream),
-        _group("the model", ModelArguments),
-        _group("the data", DataArguments),
-        _group("the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, lambda name: name in upstream),
+        _group("the method", DGLTrainingArguments, shown, without=upstream),
+        _group("the model", ModelArguments, shown),
+        _group("the data", DataArguments, shown),
+        _group("the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, shown, set(method) - upstream),
     ]
     return HfArgumentParser(
         groups,
@@ -178,7 +190,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: True) -> type:
+def _group(title: str, owner: Any, shown: Collection[str], without: Collection[str] = ()) -> type:
     """A dataclass of some of `owner`'s fields: upstream's parser shows one group of options per dataclass."""
     members = [
         (
@@ -187,7 +199,7 @@ def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: Tr
             field(default=f.default, default_factory=f.default_factory, metadata=f.metadata),
         )
         for f in dataclasses.fields(owner)
-        if f.init and keep(f.name)
+        if f.init and f.name in shown and f.name not in without
     ]
     return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
 
@@ -204,11 +216,7 @@ def _name_of_data(dataset_name: Any) -> str:
 
 
 def _read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no recipe {str(path)!r}. Recipes are YAML files such as recipes/quickstart/image_text.yaml."
-        )
+    path = find_recipe(file)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

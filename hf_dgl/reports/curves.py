@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .drawing import can_draw
 from .result_tables import HEADLINES
 
 PICTURES = {
@@ -76,7 +75,7 @@ def save_pictures(
     modalities: Sequence[str],
     problem_type: str | None,
 ) -> list[str]:
-    """Writes [`PICTURES`] into a folder; none if matplotlib is not installed (the extra `plot`).
+    """Writes [`PICTURES`] into a folder.
 
     Args:
         folder: There already.
@@ -92,8 +91,6 @@ def save_pictures(
     """
     for name in PICTURES:
         Path(folder, name).unlink(missing_ok=True)  # of an earlier run
-    if not can_draw():
-        return []
     found = panels(log_history, modalities, problem_type)
     written = []
     for name, wanted in PICTURES.items():
@@ -104,16 +101,14 @@ def save_pictures(
     return written
 
 
-def as_svg(panel: Panel) -> str | None:
-    """A panel as an `<svg>` element; None if matplotlib is not installed.
+def as_svg(panel: Panel) -> str:
+    """A panel as an `<svg>` element.
 
     Example:
 
         >>> as_svg(panels(log_history, ["image"], "regression")["losses"])
         '<svg height="252pt" ...'
     """
-    if not can_draw():
-        return None
     import matplotlib
 
     text = io.StringIO()

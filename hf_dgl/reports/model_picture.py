@@ -8,7 +8,7 @@ from typing import Any
 from hf_dgl.method.modalities import FUSION
 
 from .drawing import new_figure
-from .model_tree import Inspection
+from .model_tree import Inspection, count
 
 MODEL_PICTURE = "architecture.png"
 """File beside the model card."""
@@ -25,7 +25,7 @@ def draw_model(found: Inspection, path: str | os.PathLike[str]) -> None:
         path: File to write; its ending chooses the format (svg, png, pdf).
 
     Raises:
-        ValueError: matplotlib is not installed, or does not know the format.
+        ValueError: matplotlib does not know the format.
 
     Example:
 
@@ -71,13 +71,6 @@ def _box(axes: Any, left: float, width: float, bottom: float, group: Any, name: 
     )
     axes.add_patch(box)
     title = "fusion" if name == FUSION else "encoder"
-    frozen = "" if group.trainable == group.parameters else f"\n{_count(group.trainable)} trained"
-    words = f"{title}\n{_count(group.parameters)} parameters ({group.share:.0%}){frozen}"
+    frozen = "" if group.trainable == group.parameters else f"\n{count(group.trainable)} trained"
+    words = f"{title}\n{count(group.parameters)} parameters ({group.share:.0%}){frozen}"
     axes.text(left + width / 2, bottom + 0.4, words, ha="center", va="center", fontsize=9, color="white")
-
-
-def _count(number: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)

@@ -218,3 +218,17 @@ def _shape(node: Node) -> Any:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def count(number: int) -> str:
+    """A number of parameters, as it is said.
+
+    Example:
+
+        >>> count(86_389_248)
+        '86.4M'
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)

@@ -68,9 +68,9 @@ def test_train_help_lists_the_keys_of_a_recipe(capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ([], "hf-dgl train recipes/quickstart/image_text.yaml"),
-        (["demo"], "pip install -c constraints.txt -e '.[demo]'"),
-        (["export"], "pip install -c constraints.txt -e '.[onnx]'"),
+        ([], "hf-dgl train quickstart/image_text"),
+        (["demo"], ".[demo]"),
+        (["export"], ".[onnx]"),
         (["evaluate"], "[--key value ...]"),
         (["compare"], "[--key value ...]"),
         (["benchmark"], "[--key value ...]"),

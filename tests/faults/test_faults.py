@@ -116,7 +116,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     runs.add("full", RESUME, disk=[disk, "8m"])
     runs.add("full_at_the_end", "--save_strategy=no", disk=[str(runs.folder / "full_at_the_end"), "100k"])
     runs.add("again", "--max_steps=2")
-    runs.add("again", "--max_steps=2", "--seed=1", fault={"kill_in_file": "again/model.safetensors"})
+    runs.add(
+        "again",
+        "--max_steps=2",
+        "--seed=1",
+        "--overwrite_output_dir",
+        fault={"kill_in_file": "again/model.safetensors"},
+    )
     try:
         runs.start()
         yield runs

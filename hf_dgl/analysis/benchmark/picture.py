@@ -23,7 +23,7 @@ def plot_sweep(points: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
         path: File to write; its ending chooses the format.
 
     Raises:
-        ValueError: matplotlib is not installed, or does not know the format.
+        ValueError: matplotlib does not know the format.
 
     Example:
 

@@ -21,7 +21,7 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
         path: File to write; its ending chooses the format.
 
     Raises:
-        ValueError: matplotlib is not installed, or does not know the format.
+        ValueError: matplotlib does not know the format.
 
     Example:
 

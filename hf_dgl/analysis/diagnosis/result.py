@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_dgl.reports.drawing import new_figure
+from hf_dgl.reports.drawing import drawn_if_possible, new_figure
 from hf_dgl.reports.result_tables import Table, finite
 
 from .callback import SUPPRESSED, Suppression, suppression
@@ -155,23 +155,16 @@ class Diagnosis:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes diagnosis.json, diagnosis.md and, where matplotlib is installed, diagnosis.png."""
+        """Writes diagnosis.json, diagnosis.md and diagnosis.png."""
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        try:
-            self.draw().savefig(out / "diagnosis.png", dpi=130)
-        except ValueError as error:
-            self.notes.append(f"There is no diagnosis.png. {error}")
+        self.notes += drawn_if_possible(lambda: self.draw().savefig(out / "diagnosis.png", dpi=130), "diagnosis.png")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (out / "diagnosis.json").write_text(text, encoding="utf-8")
         (out / "diagnosis.md").write_text(self.to_markdown(), encoding="utf-8")
 
     def draw(self) -> Any:
-        """Ratio and cosine of the gradients, and the unimodal losses, over the joint run: a matplotlib figure.
-
-        Raises:
-            ValueError: matplotlib is not installed.
-        """
+        """Ratio and cosine of the gradients, and the unimodal losses, over the joint run: a matplotlib figure."""
         figure = new_figure(figsize=(15, 4))
         panels = {
             "Multimodal : unimodal gradient, ratio of norms": "grad_ratio",
