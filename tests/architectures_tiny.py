@@ -481,8 +481,7 @@ def _blip_itm() -> Any:
 
 @tiny("BlipForConditionalGeneration")
 def _blip_captions() -> Any:
-    batch = text()
-    return tf.BlipForConditionalGeneration(_blip_config()), {**batch, **image(), "labels": batch["input_ids"]}
+    return tf.BlipForConditionalGeneration(_blip_config()), {**answers(text(), 3), **image()}
 
 
 @tiny("MllamaForConditionalGeneration")

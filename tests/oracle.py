@@ -311,6 +311,46 @@ class SharedSequence(Attention):
         }
 
 
+class CallsOnceMore(Attention):
+    """With the image there, the text's encoder runs once more before, for nothing (Granite Speech's embeddings)."""
+
+    def features(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if None not in (batch.get("image"), batch.get("text")):
+            self.encode("text", batch["text"])
+        return {name: self.encode(name, batch[name]) for name in self.modalities if batch.get(name) is not None}
+
+    def forward(self, labels: torch.Tensor | None = None, only: str | None = None, **batch: torch.Tensor) -> dict:
+        features = self.features({only: batch[only]} if only else batch)
+        logits = self.fuse(features)
+        return {"logits": logits, "loss": nn.functional.cross_entropy(logits, labels)}
+
+    def fuse(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        tokens = torch.cat(list(features.values()), 1)
+        mixed = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(self.norm(mixed.mean(1)))
+
+    def declared(self) -> dict:
+        return {n: {"inputs": [n], "encoder": [f"enc_{n}"], "absent": "omit"} for n in self.modalities}
+
+
+class CallsOnceLess(CallsOnceMore):
+    """Without the image, the text's encoder runs once more."""
+
+    def features(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if batch.get("image") is None:
+            self.encode("text", -batch["text"])
+        return {name: self.encode(name, batch[name]) for name in self.modalities if batch.get(name) is not None}
+
+
+class ShorterAlone(CallsOnceMore):
+    """Without the image, there is room for all of the text; beside it, only for its beginning."""
+
+    def features(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        room = 3 if batch.get("image") is not None else 4
+        given = {**batch, "text": batch["text"][:, :room]} if batch.get("text") is not None else batch
+        return {name: self.encode(name, given[name]) for name in self.modalities if given.get(name) is not None}
+
+
 TOYS = [
     Concat,
     ThreeConcat,
@@ -326,6 +366,9 @@ TOYS = [
     BatchNormFusion,
     Streams,
     SharedSequence,
+    CallsOnceMore,
+    CallsOnceLess,
+    ShorterAlone,
 ]
 
 

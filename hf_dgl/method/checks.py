@@ -2,22 +2,26 @@
 
 The *exact-gradient check* compares what one disentangled backward leaves in `.grad` with `torch.autograd.grad` per
 loss and group, computed without any truncation. It cannot see a wrong partition, because it shares it. The *leak
-check* can: it changes the inputs of the absent modalities, and a unimodal loss that moves was not unimodal.
+check* can: it changes the contents of the absent modalities (`variation.py`), and a unimodal loss that moves was not
+unimodal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .cut import Cut
 from .engine import Engine
-from .outputs import entry, map_tensors, tensors_in
+from .outputs import entry, tensors_in
 from .passes import MULTIMODAL, Pass, Run
+from .variation import same, special_tokens, varied
 
 
 class CheckError(RuntimeError):
@@ -32,7 +36,7 @@ class CheckReport:
         gradient_error: Group (modality or `fusion`) -> largest absolute difference between a gradient and the
             oracle's, relative to the group's largest gradient.
         leak: Modality -> largest change of its unimodal output when the other modalities' inputs are changed, relative
-            to the output's size; None where no `inputs` are declared to change.
+            to the output's size; None where there is nothing to change (no `inputs` declared, or a single word).
         tolerance: Above it a check has failed (by the parameters' dtype).
     """
 
@@ -52,9 +56,14 @@ class CheckReport:
             lines.append(f"gradients of {group}: {verdict} (relative error {error:.1e})")
         for modality, leak in self.leak.items():
             if leak is None:
-                lines.append(f"{modality} alone: leak not checked (the other modalities declare no `inputs`)")
+                lines.append(
+                    f"{modality} alone: leak not checked (the other modalities declare no `inputs`, or this batch has "
+                    "no contents there that could be others)"
+                )
             elif leak <= self.tolerance:
                 lines.append(f"{modality} alone: no leak ({leak:.1e})")
+            elif math.isnan(leak):
+                lines.append(f"{modality} alone: UNDEFINED, its loss or logits are NaN where the others are absent.")
             else:
                 lines.append(
                     f"{modality} alone: LEAK, its output changes by {leak:.1e} with the inputs of the other "
@@ -89,7 +98,8 @@ def check(handle: Engine, batch: Mapping[str, Any]) -> CheckReport:
 
 @contextmanager
 def _quiet(handle: Engine) -> Iterator[None]:
-    """No dropout (every module but the root in eval mode), no trace in gradients, buffers and random state."""
+    """No dropout (every module but the root in eval mode), the same noise in all passes, and no trace in gradients,
+    buffers and random state."""
     model = handle.model
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -98,13 +108,23 @@ def _quiet(handle: Engine) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with torch.random.fork_rng(devices={p.device for p, _ in gradients if p.device.type == "cuda"}):
+        with torch.random.fork_rng(devices={p.device for p, _ in gradients if p.device.type == "cuda"}), _SameDraws():
             yield
     finally:
         for module, training in modes:
             module.training = training
         for parameter, gradient in gradients:
             parameter.grad = gradient
+
+
+class _SameDraws(TorchDispatchMode):
+    """Every operation that draws random numbers draws the same ones whenever it is called, in whatever order: ViLT
+    draws its patches in evaluation, too, and passes can be compared only if they draw alike."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            torch.manual_seed(0)
+        return func(*args, **(kwargs or {}))
 
 
 def _gradient_errors(handle: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -124,10 +144,15 @@ def _gradient_errors(handle: Engine, batch: Mapping[str, Any]) -> dict[str, floa
     for group in handle.partition.groups:
         names = [name for name in handle.partition.parameter_names(group) if name in trainable]
         if names:
-            size = max(float(expected[name].abs().max()) for name in names)
-            error = max(float((actual[name] - expected[name]).abs().max()) for name in names)
+            size = _largest(expected[name] for name in names)
+            error = _largest(actual[name] - expected[name] for name in names)
             errors[group] = error / size if size else error
     return errors
+
+
+def _largest(tensors: Iterable[torch.Tensor]) -> float:
+    """The largest absolute value; NaN if one is (Python's `max` may lose it)."""
+    return float(torch.stack([tensor.detach().abs().max().double().cpu() for tensor in tensors]).max())
 
 
 def _oracle(
@@ -167,19 +192,26 @@ def _untruncated(handle: Engine, batch: Mapping[str, Any], term: str) -> Any:
 
 def _leaks(handle: Engine, batch: Mapping[str, Any]) -> dict[str, float | None]:
     leaks: dict[str, float | None] = {}
+    special = special_tokens(handle.model)
     for name in handle.partition.modalities:
         others = [modality for other, modality in handle.partition.modalities.items() if other != name]
         changed = dict(batch)
         for other in others:
-            changed = other.vary(changed) if other.vary is not None else _varied(changed, other.inputs)
-        if all(changed.get(key) is value for key, value in batch.items()):
+            changed = other.vary(changed) if other.vary is not None else varied(changed, other.inputs, special)
+        if same(batch, changed):
             leaks[name] = None
             continue
         with torch.no_grad():
             outputs = [_untruncated(handle, inputs, name) for inputs in (batch, changed)]
-        before, after = (torch.cat([t.double().flatten() for t in _compared(output)]) for output in outputs)
-        leaks[name] = float((before - after).abs().max() / before.abs().max().clamp_min(1e-12))
+        leaks[name] = _relative_difference(*(torch.cat([t.double().flatten() for t in _compared(o)]) for o in outputs))
     return leaks
+
+
+def _relative_difference(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Between two outputs, relative to the size of the first. Entries at -inf (classes that are masked out) are no
+    difference where they stay there, and infinite where they do not."""
+    size = before[before.isfinite()].abs().max() if bool(before.isfinite().any()) else before.new_zeros(())
+    return float(torch.where(before == after, 0.0, (before - after).abs()).max() / size.clamp_min(1e-12))
 
 
 def _compared(output: Any) -> list[torch.Tensor]:
@@ -187,18 +219,3 @@ def _compared(output: Any) -> list[torch.Tensor]:
     named = [entry(output, key) for key in ("loss", "logits")]
     found = [tensor for tensor in named if isinstance(tensor, torch.Tensor)]
     return found or [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
-
-
-def _varied(batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """The batch with other values of some of its inputs."""
-    return {
-        key: map_tensors(_changed, value) if key in keys and value is not None else value
-        for key, value in batch.items()
-    }
-
-
-def _changed(tensor: torch.Tensor) -> torch.Tensor:
-    """Other values of the same kind: rows and positions reversed (token ids and masks stay valid), floats scaled
-    too."""
-    flipped = tensor.flip(tuple(range(tensor.dim())))
-    return flipped * 1.5 + 0.5 if tensor.is_floating_point() else flipped

@@ -142,18 +142,25 @@ class Engine:
 
     def _later_passes(self, run: Run) -> list[Any]:
         """The outputs of all passes after the first."""
-        outputs = []
         self._run = run
         try:
-            for step in run.passes[1:]:
-                run.open(step)
-                try:
-                    outputs.append(self.model.forward(**run.call_for(step)))
-                finally:
-                    run.close()
+            return [self._later_pass(run, step) for step in run.passes[1:]]
         finally:
             self._run = None
-        return outputs
+
+    def _later_pass(self, run: Run, step: Pass) -> Any:
+        run.open(step)
+        try:
+            output = self.model.forward(**run.call_for(step))
+        finally:
+            run.close()
+        obstacle = run.mismatch()
+        if not obstacle:
+            return output
+        # From now on the encoder runs again in its own pass, in the steps to come too (these cuts are the plan's).
+        run.cuts[step.name] = self.cuts[step.name] = Cut(run.cuts[step.name].exits, obstacle)
+        logger.info("Modality %r: the encoder runs again in its own pass: %s.", step.name, obstacle)
+        return self._later_pass(run, step)
 
     def run_passes(self, run: Run) -> list[Any]:
         """The outputs of all passes of `run`, without calling the model's own hooks (for the checks)."""
@@ -262,11 +269,12 @@ class Engine:
             return
         for modules in self.partition.encoders.values():
             for path, module in modules.items():
-                self._encoder_hooks.append(module.register_forward_hook(functools.partial(self._encoder_called, path)))
+                called = functools.partial(self._encoder_called, path)
+                self._encoder_hooks.append(module.register_forward_hook(called, with_kwargs=True))
 
     @torch.compiler.disable
-    def _encoder_called(self, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+    def _encoder_called(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Forward hook of an encoder module: remembers its output and gives the fusion what it may see of it."""
         if self._run is None or self._run.current.name != MULTIMODAL:
             return None
-        return self._run.hand_over(self._modality_of[path], path, output)
+        return self._run.hand_over(self._modality_of[path], path, (args, kwargs), output)

@@ -43,9 +43,9 @@ class Modality:
         silent: Paths of the fusion's modules that carry this modality's stream (the image side of a cross-attention
             layer). Their output is zero while the modality is absent: the fusion would otherwise refill the empty
             stream from the other modalities.
-        vary: Gives the arguments of the call with other values of this modality, for the leak check. Default: the
-            `inputs` reversed; needed where they hold more than this modality (placeholders of image tokens in
-            `input_ids`).
+        vary: Gives the arguments of the call with other values of this modality, for the leak check. Default: other
+            contents in the `inputs` ([`hf_dgl.method.variation.varied`]); needed where they hold more than this
+            modality (an answer in `input_ids` that stays while the text is absent).
 
     Example:
 

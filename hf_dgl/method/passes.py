@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .cut import Call, Cut
 from .gradient_meter import Measurement
 from .modalities import FUSION, Partition
-from .outputs import map_tensors
+from .outputs import map_tensors, tensors_in
 
 MULTIMODAL = "multimodal"
 
@@ -132,7 +132,7 @@ class Run:
         partition: Partition,
         call: dict[str, Any],
         passes: list[Pass],
-        cuts: Mapping[str, Cut],
+        cuts: dict[str, Cut],
         shares: Mapping[str, float],
         training: bool,
         measurement: Measurement | None = None,
@@ -142,13 +142,15 @@ class Run:
         self.measurement = measurement
         self.current = passes[0]
         self._remembered: dict[Call, Any] = {}
+        self._given: dict[Call, list[torch.Size]] = {}  # shapes of what the encoders were called with
         self._counts: dict[str, int] = {}
+        self._differ: set[str] = set()  # encoder modules that this pass calls with other shapes
         self._undo: list[Callable[[], None]] = []
 
     def open(self, step: Pass) -> None:
         """Sets `requires_grad` for a pass, and after the first pass what the encoders return."""
         self.current = step
-        self._counts = {}
+        self._counts, self._differ = {}, set()
         routing = Routing(
             self.model,
             self.partition,
@@ -182,20 +184,41 @@ class Run:
     def _absent(self, step: Pass) -> list[str]:
         return [] if step.name == MULTIMODAL else [name for name in self.partition.modalities if name != step.name]
 
-    def hand_over(self, modality: str, path: str, output: Any) -> Any:
+    def hand_over(self, modality: str, path: str, given: Any, output: Any) -> Any:
         """Remembers an encoder's output in the first pass, and gives the fusion its copy (None: the output itself)."""
         if self.current is not self.passes[0]:
             return None
         call = self._next_call(path)
+        self._given[call] = _shapes(given)
         cut = self.cuts.get(modality)
-        if not self.training or cut is None or not cut.reuse or call not in cut.exits:
+        if not self.training or cut is None or not cut.reuse:
             self._remembered[call] = map_tensors(torch.Tensor.detach, output)
             return None
         self._remembered[call] = output
+        if call not in cut.exits:  # it feeds the encoder's next module, which sees it as it is
+            return None
         share = self.shares[modality]
         # A copy in a fresh container: models write into encoder outputs (BLIP-2 into the tensor, CLIP the container).
         seen = map_tensors(lambda tensor: _scale_gradient(tensor, share), output)
         return seen if self.measurement is None else self.measurement.watched(modality, call, False, seen)
+
+    def mismatch(self) -> str:
+        """Why the outputs of the multimodal pass could not stand for the encoder in the pass that has just run.
+
+        Calls are matched one by one, so there must be as many in both, of the same shapes (Granite Speech calls its
+        token embeddings twice with a sound, and once without). `""` if they match, or the encoder has run itself.
+        """
+        name = self.current.name
+        if name == MULTIMODAL or name not in self.cuts or not self.cuts[name].reuse:
+            return ""
+        for path in sorted({path for path, _ in self.cuts[name].exits}):
+            before = sum(known == path for known, _ in self._given)
+            now = self._counts.get(path, -1) + 1
+            if now != before:
+                return f"{path!r} is called {before} times with all modalities, and {now} times without the others"
+        if self._differ:
+            return f"{min(self._differ)!r} is called with other shapes without the other modalities"
+        return ""
 
     def _next_call(self, path: str) -> Call:
         self._counts[path] = self._counts.get(path, -1) + 1
@@ -214,20 +237,33 @@ class Run:
             else:
                 answer = absent if callable(absent) else _zeros
             for path, module in modules.items():
-                from_memory = functools.partial(self._from_memory, modality, path, answer)
+                from_memory = functools.partial(self._from_memory, modality, path, answer, module.forward)
                 self._undo.append(_replace_forward(module, from_memory))
 
-    def _from_memory(self, modality: str, path: str, answer: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
+    def _from_memory(
+        self,
+        modality: str,
+        path: str,
+        answer: Callable[[Any], Any],
+        forward: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         call = self._next_call(path)
-        if call not in self._remembered:
-            raise RuntimeError(
-                f"Encoder module {path!r} is called more often in the pass of modality {self.current.name!r} than "
-                "in the multimodal pass, so its outputs cannot be matched. Cut at a module called equally often."
-            )
+        if self._given.get(call) != _shapes((args, kwargs)):
+            if self.current.name in (MULTIMODAL, modality):
+                self._differ.add(path)
+                return forward(*args, **kwargs)  # lets this pass end; then it is run again (`mismatch`)
+            with torch.no_grad():
+                return answer(map_tensors(torch.Tensor.detach, forward(*args, **kwargs)))
         output = answer(self._remembered[call])
         if self.measurement is not None and self.current.name == modality:
             return self.measurement.watched(modality, call, True, output)
         return output
+
+
+def _shapes(given: Any) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors_in(given)]
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.architectures.lookup import architecture_of, modalities_of
 from hf_dgl.method.methods import METHODS
 from tests.architectures_tiny import TINY
+from tests.tiers import slow_but
 
 TIER_A = [
     "CrossModalForSequenceClassification",
@@ -97,7 +98,7 @@ def _score(output: Any, labels: torch.Tensor, num_classes: int) -> tuple[float, 
     return float(loss) / math.log(num_classes), float((logits.argmax(-1) == labels).float().mean())
 
 
-@pytest.mark.parametrize("name", TIER_A)
+@pytest.mark.parametrize("name", slow_but("FlavaForSequenceClassification", of=TIER_A))
 def test_learns_fused_and_alone(name: str) -> None:
     joint, default = train(name, "joint"), train(name, None)
     for modality, (loss, _) in default.items():

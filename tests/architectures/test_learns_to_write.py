@@ -63,6 +63,7 @@ def losses(name: str) -> dict[str, float]:
     return {key: float(loss) / math.log(CLASSES) for key, loss in output["losses"].items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SmolVLMForConditionalGeneration", "IdeficsForVisionText2Text"])
 def test_learns_to_write(name: str) -> None:
     found = losses(name)

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
+from tests.distributed.two_processes import hf_dgl_as_launched
 from tests.recipes import tiny_recipe
 
 
@@ -152,6 +153,7 @@ def test_traceback_on_request(recipe: str) -> None:
         main(["train", recipe, "--traceback", "--learnin_rate=1"])
 
 
+@pytest.mark.slow
 def test_as_a_process(recipe: str, picture: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     trained = run("train", recipe, "--output_dir", out)
@@ -174,6 +176,14 @@ def test_mistake_as_a_process() -> None:
 
 
 def test_two_processes_print_and_write_once(recipe: str, tmp_path: Path) -> None:
+    words = ["train", recipe, "--ddp_backend=gloo", "--output_dir", str(tmp_path / "out")]
+    said = hf_dgl_as_launched(words, tmp_path)
+    assert said.count("image alone") == said.count("The model is in") == 1
+    assert (tmp_path / "out" / "metrics.json").is_file() and (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_by_a_launcher(recipe: str, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "hf_dgl"]
     words = ["train", recipe, "--ddp_backend=gloo", "--output_dir", str(tmp_path)]
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300)

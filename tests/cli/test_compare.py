@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hf_dgl.analysis.comparison import compare as module
+from hf_dgl.analysis.comparison import run as module
 from hf_dgl.cli import main
 from hf_dgl.cli.compare import read_sweeps
 from hf_dgl.recipe.recipe import load_recipe

@@ -1,12 +1,9 @@
-"""A newcomer with 200 images, a csv and no config file: train, evaluate and predict, as real processes."""
+"""A newcomer with 200 images, a csv and no config file: train, evaluate and predict."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
+from tests.distributed.two_processes import hf_dgl_as_launched
 
 IMAGE = (
     "{model_type: vit, image_size: 8, patch_size: 4, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}"
@@ -42,31 +40,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "hf_dgl", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-def test_train_evaluate_predict(folder: Path) -> None:
+def test_train_evaluate_predict(folder: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(folder)
     settings = ["--learning_rate", "1e-2", "--num_train_epochs", "2", "--use_cpu", "--disable_tqdm"]
-    trained = run(folder, "train", *COLUMNS, *ENCODERS, *settings)
-    assert trained.returncode == 0, trained.stderr
-    assert "The model is in outputs/my" in trained.stdout
+    assert main(["train", *COLUMNS, *ENCODERS, *settings]) == 0
+    assert "The model is in outputs/my" in capsys.readouterr().out
     recipe = yaml.safe_load((folder / "outputs/my/recipe.yaml").read_text())
     assert recipe["column_mapping"] == {"image": "photo", "text": "title", "label": "kind"}
-    scores = run(folder, "evaluate", "outputs/my")
-    assert scores.returncode == 0, scores.stderr
-    assert json.loads(scores.stdout)["accuracy"] > 0.9
-    answer = run(folder, "predict", "outputs/my", "--image", "img/3.jpg", "--text", "a green picture")
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["label"] == "dog"
+    assert main(["evaluate", "outputs/my"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
+    assert main(["predict", "outputs/my", "--image", "img/3.jpg", "--text", "a green picture"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "dog"
 
 
 def test_broken_file_stops_or_is_skipped(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -115,6 +99,7 @@ def test_several_data_sets(folder: Path, tmp_path: Path, monkeypatch: Any, capsy
     assert main(["evaluate", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(folder)
     words = ["train", *COLUMNS, *ENCODERS, "--max_steps", "6", "--use_cpu", "--disable_tqdm", "--save_strategy", "no"]
@@ -132,7 +117,6 @@ def test_nothing_to_train(capsys: Any) -> None:
 
 def test_two_processes_share_a_stream(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(folder)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "hf_dgl"]
     words = [
         "train",
         *COLUMNS,
@@ -146,17 +130,9 @@ def test_two_processes_share_a_stream(folder: Path, tmp_path: Path, monkeypatch:
         "--use_cpu",
     ]
     words += ["--disable_tqdm", "--save_strategy", "no", "--ddp_backend", "gloo", "--max_eval_samples", "17"]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*launcher, *words, "--output_dir", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    expected = json.loads((tmp_path / "metrics.json").read_text())["test"]
-    assert main(["evaluate", str(tmp_path)]) == 0  # one process
+    hf_dgl_as_launched([*words, "--output_dir", str(tmp_path / "out")], tmp_path)
+    expected = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
+    assert main(["evaluate", str(tmp_path / "out")]) == 0  # one process
     assert json.loads(capsys.readouterr().out) == pytest.approx(expected, abs=1e-5), "no row counts twice"
 
 

@@ -9,13 +9,13 @@ from hf_dgl.data.labels import LabelSpec
 from hf_dgl.data.samples import load_sample
 
 MODULES = ["samples", "speech", "labels", "media", "splits", "collator", "sources"]
-MODULES += ["limits", "workers", "streaming", "mixing", "inspection", "broken", "preparation"]
+MODULES += ["limits", "workers", "streaming", "mixing", "report", "broken", "preparation"]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, processor):
     module = importlib.import_module(f"hf_dgl.data.{name}")
-    takes_data = ("collator", "limits", "inspection", "broken", "preparation")
+    takes_data = ("collator", "limits", "report", "broken", "preparation")
     names = {"processor": processor, "data": load_sample("image_text")} if name in takes_data else {}
     result = doctest.testmod(
         module, extraglobs={**names, "LabelSpec": LabelSpec}, optionflags=doctest.IGNORE_EXCEPTION_DETAIL

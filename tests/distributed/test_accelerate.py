@@ -1,4 +1,4 @@
-"""`accelerate launch --config_file recipes/accelerate/cpu.yaml`: two processes against one on the joined batch."""
+"""Two processes against one on the joined batch, as launched, and by `accelerate launch` with the shipped file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from hf_dgl.recipe.finetune import finetune
 from hf_dgl.recipe.recipe import load_recipe
+from tests.distributed.two_processes import hf_dgl_as_launched
 from tests.recipes import tiny_recipe
 
 
@@ -31,17 +32,37 @@ def write_recipe(folder: Path, **values: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("extra", [{}, {"peft": {"r": 4, "modules": "fusion"}}], ids=["plain", "lora"])
-def test_two_processes_train_what_one_does(tmp_path: Path, extra: dict[str, Any]) -> None:
-    recipe = write_recipe(tmp_path, **extra)
-    one = finetune(load_recipe(recipe))
+def accelerate_launch(words: list[str], folder: Path) -> str:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
-    words = ["-m", "hf_dgl", "train", str(recipe), "--per_device_train_batch_size=4", f"--output_dir={tmp_path}/two"]
     done = subprocess.run(
-        [*launcher, *words], capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*launcher, "-m", "hf_dgl", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("image alone") == done.stdout.count("The model is in") == 1
+    return done.stdout
+
+
+PLAIN: dict[str, Any] = {}
+LORA: dict[str, Any] = {"peft": {"r": 4, "modules": "fusion"}}
+
+
+@pytest.mark.parametrize(
+    ("launch", "extra"),
+    [
+        pytest.param(hf_dgl_as_launched, PLAIN, id="plain"),
+        pytest.param(hf_dgl_as_launched, LORA, id="lora", marks=pytest.mark.slow),
+        pytest.param(accelerate_launch, PLAIN, id="accelerate launch", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_what_one_does(tmp_path: Path, launch: Any, extra: dict[str, Any]) -> None:
+    recipe = write_recipe(tmp_path, **extra)
+    one = finetune(load_recipe(recipe))
+    words = ["train", str(recipe), "--per_device_train_batch_size=4", f"--output_dir={tmp_path}/two"]
+    printed = launch(words, tmp_path)
+    assert printed.count("image alone") == printed.count("The model is in") == 1
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
     first, second = (load_file(tmp_path / out / "model.safetensors") for out in ("one", "two"))
     assert first.keys() == second.keys()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from hf_dgl.method.methods import METHODS
+from tests.distributed.gradients import run_all
+from tests.distributed.two_processes import in_two_processes
+from tests.tiers import slow_but
 
 MODELS = ["cross_attention", "concat", "attention", "tied", "interleaved", "cross_attention+checkpointing"]
 MODELS += ["cross_attention+lora"]
@@ -36,10 +35,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_two_processes_equal_one(kind):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", "-m", "tests.distributed.gradients", *CASES[kind]]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
-    equal = [line.removeprefix("EQUAL ") for line in done.stdout.splitlines() if line.startswith("EQUAL ")]
-    assert done.returncode == 0 and equal == CASES[kind], done.stderr[-3000:]
+CASES["one of each"] = [  # wrapping
+    next(case for case in CASES[kind] if case.startswith(wrapping))
+    for kind, wrapping in [("ddp", "ddp:"), ("ddp", "ddp+no_sync"), ("fsdp", "fsdp:"), ("fsdp", "fsdp_blocks:")]
+]
+
+
+@pytest.mark.parametrize("kind", slow_but("one of each", of=CASES))
+def test_two_processes_equal_one(kind, tmp_path):
+    in_two_processes(run_all, CASES[kind], str(tmp_path / "equal.txt"))
+    assert (tmp_path / "equal.txt").read_text().splitlines() == CASES[kind]

@@ -1,25 +1,61 @@
-"""A function in two gloo processes."""
+"""A function in two processes, forked from one that has the libraries loaded: an import costs seconds."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing
 
+from hf_dgl.cli import main
 
-def in_two_processes(work: Callable[..., None], *args: Any) -> None:
-    """Calls `work(rank, *args)` in each of two processes of one group; `work` stands at the top of a module."""
+
+def as_launched(work: Callable[..., None], *args: Any) -> None:
+    """Calls `work(rank, *args)` in each of two processes, in the environment that a launcher makes.
+
+    `work` stands at the top of a module.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, args=(port, work, args), nprocs=2)
+    multiprocessing.set_forkserver_preload(["tests.conftest", "hf_dgl.training", "hf_dgl.recipe.finetune"])
+    torch.multiprocessing.start_processes(
+        _process, (port, os.getcwd(), work, args), nprocs=2, start_method="forkserver"
+    )
 
 
-def _process(rank: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+def hf_dgl_as_launched(words: Sequence[str], folder: Path) -> str:
+    """`hf-dgl WORDS` in each of two processes; what both have printed."""
+    as_launched(_command, list(words), str(folder))
+    return "".join((folder / f"printed-{rank}.txt").read_text() for rank in (0, 1))
+
+
+def in_two_processes(work: Callable[..., None], *args: Any) -> None:
+    """The same, in two processes of one gloo group."""
+    as_launched(_in_a_group, work, args)
+
+
+def _process(rank: int, port: int, folder: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    os.chdir(folder)
+    of_a_launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in of_a_launcher.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    work(rank, *args)
+
+
+def _command(rank: int, words: list[str], folder: str) -> None:
+    with Path(folder, f"printed-{rank}.txt").open("w") as printed, redirect_stdout(printed):
+        assert main(words) == 0
+
+
+def _in_a_group(rank: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.distributed.init_process_group("gloo")
     work(rank, *args)
     torch.distributed.destroy_process_group()

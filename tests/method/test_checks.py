@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.lookup import modalities_of
 from hf_dgl.method.checks import CheckError
 from tests.oracle import TOYS, Attention, Concat, gradients, make_toy, toy_batch
 
@@ -85,3 +86,80 @@ def test_a_loss_in_a_tuple_is_refused():
     model = make_toy(Tuple)
     with disentangle(model, model.declared()) as handle, pytest.raises(ValueError, match="Tuple returned none"):
         handle.check(toy_batch(model))
+
+
+class Noisy(Concat):
+    """Draws noise in evaluation, too: in an encoder and in the fusion, as ViLT draws its patches."""
+
+    def encode(self, name, x):
+        return super().encode(name, x + torch.randn_like(x))
+
+    def fuse(self, features):
+        return super().fuse({name: f + torch.rand_like(f) for name, f in features.items()})
+
+
+def test_noise_is_no_error():
+    model = make_toy(Noisy)
+    with disentangle(model, model.declared()) as handle:
+        report = handle.check(toy_batch(model))
+    assert max(report.gradient_error.values()) < 1e-12
+    assert set(report.leak.values()) == {0.0}
+
+
+class Masked(Concat):
+    """A class that is masked out has the logit -inf, wherever the image is black (or, wrongly, wherever it is not)."""
+
+    leaks = False
+
+    def forward(self, labels=None, only=None, **batch):
+        logits = self.fuse(self.features(batch))
+        closed = torch.zeros_like(logits, dtype=torch.bool)
+        closed[:, 2] = bool(batch["image"].mean() < 0.2) if self.leaks else True
+        logits = logits.masked_fill(closed, -torch.inf)
+        return {"logits": logits, "loss": torch.nn.functional.cross_entropy(logits, labels % 2)}
+
+
+def test_infinite_logits_are_no_leak_where_they_stay():
+    model = make_toy(Masked)
+    with disentangle(model, model.declared()) as handle:
+        assert set(handle.check(toy_batch(model)).leak.values()) == {0.0}
+        model.leaks = True
+        with pytest.raises(CheckError, match="text alone: LEAK, its output changes by inf"):
+            handle.check(toy_batch(model))
+
+
+def test_nan_is_not_lost():
+    """In a group of several parameters, of which the first is fine."""
+
+    class Undefined(Concat):
+        def fuse(self, features):
+            return super().fuse({name: f / f.abs().max() for name, f in features.items()})
+
+    model = make_toy(Undefined)
+    with disentangle(model, model.declared()) as handle, pytest.raises(CheckError) as error:
+        handle.check(toy_batch(model))
+    assert "gradients of fusion: WRONG (relative error nan)" in str(error.value)
+    assert "image alone: UNDEFINED, its loss or logits are NaN" in str(error.value)
+
+
+def test_pictures_of_any_shape_pass_on_a_known_class():
+    """Tall, wide and square: each has another number of tokens, so their sizes must stay with their rows."""
+    import transformers
+
+    from tests.architectures_tiny import LLAMA, VISION
+
+    config = transformers.LlavaNextConfig(
+        text_config=LLAMA,
+        vision_config={**VISION, "patch_size": 4, "model_type": "clip_vision_model"},
+        image_token_index=60,
+        image_grid_pinpoints=[[16, 16]],
+    )
+    model = transformers.LlavaNextForConditionalGeneration(config)
+    sizes, places = torch.tensor([[16, 8], [8, 16], [16, 16]]), (28, 26, 36)
+    ids = torch.zeros(3, 41, dtype=torch.long)
+    for row, count in enumerate(places):
+        ids[row, : count + 5] = torch.tensor([1, *[60] * count, 7, 8 + row, 9, 10])
+    labels = ids.where((ids > 7) & (ids != 60), -100)
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels, "image_sizes": sizes}
+    with disentangle(model, modalities_of(model)) as handle:
+        assert handle.check({**batch, "pixel_values": torch.randn(3, 2, 3, 16, 16)}).passed

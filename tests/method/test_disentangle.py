@@ -14,9 +14,12 @@ from tests.oracle import (
     Attention,
     BatchNormFusion,
     Bypass,
+    CallsOnceLess,
+    CallsOnceMore,
     Concat,
     Interleaved,
     SharedStem,
+    ShorterAlone,
     ThreeConcat,
     TiedEncoders,
     TiedToHead,
@@ -154,6 +157,36 @@ def test_encoders_run_once_where_the_cut_is_clean_and_the_handle_says_why_not():
         assert handle.cuts["image"].reuse
         assert "mixer.weight" in handle.cuts["text"].obstacle or "enc_text.2.weight" in handle.cuts["text"].obstacle
         assert "runs again" in handle.explain()
+
+
+@pytest.mark.parametrize(
+    ("toy", "why"),
+    [
+        (CallsOnceMore, "'enc_text' is called 2 times with all modalities, and 1 times without the others"),
+        (CallsOnceLess, "'enc_text' is called 1 times with all modalities, and 2 times without the others"),
+        (ShorterAlone, "'enc_text' is called with other shapes without the other modalities"),
+    ],
+)
+def test_an_encoder_that_is_called_otherwise_alone_runs_again(toy, why):
+    """Matched call by call, its outputs would be those of other calls (Granite Speech's text had no gradient so)."""
+    model = make_toy(toy)
+    batch = toy_batch(model)
+    expected = toy_losses(model, batch)["text"]()
+    passes = []
+    model.attention.register_forward_hook(lambda *_: passes.append(1))
+    with disentangle(model, model.declared()) as handle:
+        model(**batch)["loss"].backward()
+        assert why in handle.explain()
+        assert handle.cuts["image"].reuse
+        first = gradients(model)
+        model.zero_grad()
+        passes.clear()
+        model(**batch)["loss"].backward()
+        assert len(passes) == 3  # it is known now: no pass is tried and repeated
+        assert max_difference(first, gradients(model)) < EXACT
+        model.eval()
+        with handle.unimodal_outputs():
+            torch.testing.assert_close(model(**batch)["losses"]["text"], expected)
 
 
 @pytest.mark.parametrize(

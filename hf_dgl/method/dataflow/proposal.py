@@ -22,7 +22,6 @@ class Proposal:
         unused: Names of the parameters that the output does not depend on (those below an encoder come with it).
         reasons: For each parameter of the fusion, why.
         sizes: Parameter name -> number of values (0 for the further names of a tied one).
-        places: Modality -> tokens of its text that stand for features of others, where that matters.
         notes: What else to know.
     """
 
@@ -33,7 +32,6 @@ class Proposal:
     unused: list[str]
     reasons: dict[str, str]
     sizes: dict[str, int]
-    places: dict[str, tuple[int, ...]]
     notes: list[str]
 
     def __str__(self) -> str:
@@ -61,12 +59,8 @@ class Proposal:
                     lines.append(f"        {field!r}: {list(getattr(modality, field))!r},")
             if modality.absent != "zero":
                 lines.append(f"        'absent': {modality.absent!r},")
-            if name in self.places:
-                tokens = ", ".join(str(token) for token in self.places[name])
-                lines.append(f"        'vary': other_text(text_tokens({tokens})),")
             lines.append("    },")
-        imports = ["from hf_dgl.method.absence import other_text, text_tokens", ""] if self.places else []
-        return "\n".join([*imports, *lines, "}"])
+        return "\n".join([*lines, "}"])
 
     def _amount(self, names: Sequence[str]) -> str:
         size, total = sum(self.sizes[name] for name in names), sum(self.sizes.values())

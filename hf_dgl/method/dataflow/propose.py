@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_dgl.method.absence import other_text, text_tokens
 from hf_dgl.method.checks import CheckError, check
 from hf_dgl.method.engine import Engine
 from hf_dgl.method.modalities import FUSION, Modality
+from hf_dgl.method.variation import STRUCTURE
 
 from .inputs import TARGET, WHERE_INPUTS_GO, group_inputs
 from .proposal import Proposal
@@ -35,12 +35,6 @@ from .refusals import refuse_contrastive, refuse_too_few, refuse_undefined, refu
 from .tags import Observation, Seen, observe
 
 logger = logging.getLogger(__name__)
-
-_STRUCTURE = r"mask|position|token_type|thw|size|shape|ratio|num_"
-"""Inputs that say where something is, rather than what it is."""
-
-_PLACES = r"(image|img|video|vision|audio|media|speech).*(_id|_index)$"
-"""Names in a config of the tokens that other modalities' features replace."""
 
 
 def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Sequence[str]] | None = None) -> Proposal:
@@ -89,16 +83,14 @@ def propose(model: nn.Module, batch: Mapping[str, Any], inputs: Mapping[str, Seq
     refuse_untrainable(own, seen, model)
     around = observe(model, batch, [path for found in exits.values() for path in found]).output.inputs
     omit = _may_be_omitted(model, batch, groups, names)
-    modalities, places, notes = {}, {}, []
-    for name in names:
-        modality, tokens = _declare(name, groups[name], exits[name], own, ownership, around, omit, model, batch)
-        modalities[name] = modality
-        if tokens is not None:
-            places[name] = tokens
-        if not own[name]:
-            notes.append(f"{name} has no parameters of its own: its unimodal loss trains nothing and is skipped.")
+    modalities = {name: _declare(name, groups[name], exits[name], own, ownership, omit) for name in names}
+    notes = [
+        f"{name} has no parameters of its own: its unimodal loss trains nothing and is skipped."
+        for name in names
+        if not own[name]
+    ]
     notes += _around_in_words(modalities, around, omit)
-    proposal = ownership.proposal(modalities, own, places, notes)
+    proposal = ownership.proposal(modalities, own, notes)
     refuse_undefined(model, batch, proposal)
     return proposal
 
@@ -242,7 +234,6 @@ class _Ownership:
         self,
         modalities: dict[str, Modality],
         own: Mapping[str, set[str]],
-        places: dict[str, tuple[int, ...]],
         notes: list[str],
     ) -> Proposal:
         sizes, once = {}, set()
@@ -258,7 +249,7 @@ class _Ownership:
         unused = [name for name in sizes if name not in used]
         fusion = [name for name in sizes if name in used and name not in owned]
         reasons = {name: self.why.get(name, "not inside a module that is called") for name in fusion}
-        return Proposal(type(self.model).__name__, modalities, owned, fusion, unused, reasons, sizes, places, notes)
+        return Proposal(type(self.model).__name__, modalities, owned, fusion, unused, reasons, sizes, notes)
 
 
 def _declare(
@@ -267,27 +258,17 @@ def _declare(
     exits: list[str],
     own: Mapping[str, set[str]],
     ownership: _Ownership,
-    around: frozenset[str],
     omit: bool,
-    model: nn.Module,
-    batch: Mapping[str, Any],
-) -> tuple[Modality, tuple[int, ...] | None]:
-    """One modality's declaration, and which tokens of its text stand for other modalities (None: does not matter)."""
+) -> Modality:
     outside = sorted(parameter for parameter in own[name] if not any(parameter.startswith(f"{e}.") for e in exits))
     excluded = sorted({parameter for path in exits for parameter in ownership.tied_in(path)})
-    if omit:
-        told, tokens = inputs, None
-    else:
-        told = tuple(i for i in inputs if i not in around or not re.search(_STRUCTURE, i)) or inputs
-        tokens = _places(model, batch) if "input_ids" in around and "input_ids" in inputs else None
     return Modality(
-        inputs=told,
-        encoder=_with_stars(model, exits),
+        inputs=inputs,
+        encoder=_with_stars(ownership.model, exits),
         parameters=[f"^{re.escape(parameter)}$" for parameter in outside],
         exclude=[f"^{re.escape(parameter)}$" for parameter in excluded],
         absent="omit" if omit else "zero",
-        vary=None if tokens is None else other_text(text_tokens(*tokens)),
-    ), tokens
+    )
 
 
 def _with_stars(model: nn.Module, paths: Sequence[str]) -> list[str]:
@@ -301,15 +282,6 @@ def _with_stars(model: nn.Module, paths: Sequence[str]) -> list[str]:
         if name not in short:
             short.append(name)
     return short
-
-
-def _places(model: nn.Module, batch: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids in the batch's text that stand for features of other modalities, by the model's config."""
-    config = getattr(model, "config", None)
-    settings = {} if config is None else {**vars(config), **(config.to_dict() if hasattr(config, "to_dict") else {})}
-    present = set(batch["input_ids"].flatten().tolist())
-    found = {value for key, value in settings.items() if re.search(_PLACES, key) and isinstance(value, int)}
-    return tuple(sorted(found & present))
 
 
 def _may_be_omitted(
@@ -333,10 +305,11 @@ def _around_in_words(modalities: Mapping[str, Modality], around: frozenset[str],
         return ["The model runs on each modality alone: an absent one is left out of the call."]
     notes = ["An absent modality is zeros in the place of its encoder's output. In an attention fusion, leaving its "
              "tokens out is better (`hide`; see the README)."]  # fmt: skip
-    structure = sorted(name for name in around if re.search(_STRUCTURE, name))
+    structure = sorted(name for name in around if STRUCTURE.search(name))
     if structure:
         notes.append(f"The fusion reads {', '.join(structure)} itself, also those of an absent modality.")
-    content = [name for modality in modalities.values() for name in modality.inputs if name in around]
+    read = [name for modality in modalities.values() for name in modality.inputs if name in around]
+    content = [name for name in read if name not in structure]
     return notes + [
         f"Input {name!r} reaches the fusion past the encoder"
         + (" (as the places of other modalities' features, and of padding)." if name == "input_ids" else ".")

@@ -113,6 +113,7 @@ def test_saved_memory_counts_each_storage_once_and_no_parameter() -> None:
     assert _memory(layer, step) == 4 * (4 * 8 + 2 * 4 * 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fusion_layers", "bound"), [(2, 1.10), (6, 1.25)])
 def test_twelve_layer_encoders_cost_what_is_promised(fusion_layers: int, bound: float) -> None:
     result = benchmark_shape(Shape(fusion_layers=fusion_layers, dropout=0.0), steps=0)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import psutil
 import pytest
 import yaml
 
-from hf_dgl.analysis.comparison import compare as module
+from hf_dgl.analysis.comparison import run as module
 from hf_dgl.analysis.comparison.plan import plan
 from hf_dgl.analysis.comparison.result import Variant
 from hf_dgl.analysis.comparison.run import compare, environments, visible_devices
+from hf_dgl.cli import main
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.recipe.finetune import finetune
 from hf_dgl.recipe.recipe import load_recipe, make_recipe
@@ -32,15 +34,29 @@ def write(folder: Path, *modalities: str, **values: Any) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: Any) -> Any:
-    """A comparison with real processes, one of which fails."""
+def call_here(words: Any, out: Path, log: Path, *_: Any) -> None:
+    """`hf-dgl` in this process, which has its libraries loaded."""
+    with open(log, "a") as errors, open(out, "a" if out == log else "w") as output:
+        with redirect_stdout(output), redirect_stderr(errors):
+            code = main(words)
+    if code:
+        raise RuntimeError(f"{log.read_text()}\n(exit code {code}; all of it: {log})")
+
+
+@pytest.fixture(scope="module", params=["here", pytest.param("processes", marks=pytest.mark.slow)])
+def real(request: Any, tmp_path_factory: Any) -> Any:
+    """A comparison of real runs, one of which fails."""
     folder = tmp_path_factory.mktemp("real")
     arguments = (write(folder), ["joint", "dgl"], [0], folder / "out")
     told: list[Any] = []
     sweeps = {"alpha": ["1", "-1"]}
     settings: dict[str, Any] = {"jobs": 2, "sweeps": sweeps, "contributions": True, "probes": True}
-    return arguments, settings, compare(*arguments, **settings, progress=lambda *words: told.append(words)), told
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "here":
+            patch.setattr(module, "_call", call_here)
+            settings["jobs"] = 1  # what is printed is the process's
+        comparison = compare(*arguments, **settings, progress=lambda *words: told.append(words))
+    return arguments, settings, comparison, told
 
 
 @pytest.fixture
@@ -65,7 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-# ---- real processes ------------------------------------------------------------------------------------------------
+# ---- real runs -----------------------------------------------------------------------------------------------------
 
 
 def test_every_run_is_gathered(real: Any) -> None:
@@ -120,6 +136,7 @@ def test_complete_runs_are_not_repeated(real: Any, monkeypatch: pytest.MonkeyPat
     assert len(started) == 1 and "-1" in started[0]  # the failed one is tried again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: Any, how: signal.Signals) -> None:
     recipe, folder = write(tmp_path, max_steps=100_000), tmp_path / "out" / "joint-0"  # it will not end by itself
@@ -144,6 +161,25 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: Any,
     assert compare(recipe, ["joint"], [0], folder.parent).results[0].test == {"accuracy": 1}
 
 
+def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch: Any) -> None:
+    endless = tmp_path / "hf-dgl"
+    endless.write_text("#!/bin/sh\nexec sleep 100\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr(module.sys, "executable", str(endless))
+    started = []
+
+    def as_completed(futures: Any) -> Any:
+        while not started:
+            started.extend(child for child in psutil.Process().children() if child.name() == "sleep")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "as_completed", as_completed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(write(tmp_path), ["joint"], [0], tmp_path / "out")
+    assert not psutil.wait_procs(started, timeout=20)[1]
+    assert not (tmp_path / "out" / "joint-0" / "complete.yaml").exists()
+
+
 # ---- without processes ---------------------------------------------------------------------------------------------
 
 
@@ -157,7 +193,8 @@ def test_order_of_the_data_is_the_same_for_every_method(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(CrossModalCollator, "__call__", collate)
     orders = []
-    for run in plan(write(tmp_path), ["joint", "dgl", "adaptive_dgl", "unimodal"], [3], tmp_path / "runs"):
+    recipe = write(tmp_path, max_eval_samples=8)
+    for run in plan(recipe, ["joint", "dgl", "adaptive_dgl", "unimodal"], [3], tmp_path / "runs"):
         if run.modality == "image":
             continue
         seen.clear()

@@ -71,6 +71,7 @@ def test_files(found: tuple[Diagnosis, Path]) -> None:
         assert picture.width > 1500 and len(picture.convert("RGB").getcolors(2**24) or []) > 20
 
 
+@pytest.mark.slow
 def test_three_modalities_some_missing_and_quantities(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split, number in (("train", 48), ("validation", 24)):
