@@ -1,9 +1,11 @@
-"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--key value ...]`."""
+"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--save_rows N DIR] [--key value ...]`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 _STREAM_ROWS = 1000
@@ -17,7 +19,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="what is in a recipe's data: counts, broken files, duplicates, lengths",
-        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--key value ...]",
+        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--save_rows N DIR] "
+        "[--key value ...]",
         description="Read all data of a recipe once, as training would, and report rows and classes per split, broken "
         "and missing files, duplicates across splits, lengths against what the encoders can take, and what the most "
         "frequent class alone would score. The recipe may be left out, as for `hf-dgl train`: --data my.csv --image "
@@ -25,6 +28,12 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every row that was found")
     parser.add_argument("--preview", metavar="FILE", help="draw some training rows to this file (png, pdf, svg)")
+    parser.add_argument(
+        "--save_rows",
+        nargs=2,
+        metavar=("N", "DIR"),
+        help="write N rows, of the test split if there is one, as files into this folder, to try a model on",
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,6 +49,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from hf_dgl.reports.drawing import check_picture
 
     check_picture("--preview", arguments.preview)
+    num_saved = _check_save_rows(arguments.save_rows)
     recipe = load_recipe(*split_words(rest))
     wanted: Any = recipe.model.encoders or {}
     encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
@@ -59,11 +69,39 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         _print(report)
+    if arguments.save_rows:
+        _save_rows(splits, processor, num_saved, arguments.save_rows[1], arguments.json)
     if arguments.preview:
         from hf_dgl.data.preview import draw_preview
 
         draw_preview(splits["train"], processor, arguments.preview)
     return 1 if report.is_broken else 0
+
+
+def _check_save_rows(words: list[str] | None) -> int:
+    """How many rows are wanted."""
+    if words is None:
+        return 0
+    from hf_dgl.data.saved_rows import check_rows_folder
+
+    if not words[0].isdigit() or int(words[0]) < 1:
+        raise ValueError(f"--save_rows: expected a number and a folder, e.g. `--save_rows 3 rows`, got {words!r}.")
+    check_rows_folder(words[1])
+    return int(words[0])
+
+
+def _save_rows(splits: Any, processor: Any, num_rows: int, folder: str, is_quiet: bool) -> None:
+    from hf_dgl.data.saved_rows import ROWS, read_rows, save_rows
+
+    split = next(name for name in ("test", "validation", "train") if name in splits)
+    rows = save_rows(splits[split], processor, folder, num_rows)
+    if is_quiet:
+        return
+    given = {name: value for name, value in read_rows(folder)[0].items() if name != "label" and value is not None}
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items()]
+    print(f"{len(rows)} rows of the {split} split are in {folder}. Try a model on them:")
+    print(f"  hf-dgl predict OUT {' '.join(words)}")
+    print(f"  hf-dgl predict OUT --input {Path(folder, ROWS)} --output answers.jsonl")
 
 
 def _print(report: Any) -> None:

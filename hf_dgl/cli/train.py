@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         )
     recipe = load_recipe(*split_words(rest))
     shows_logs = recipe.training.log_level in ("debug", "info", "detail")
+    has_bars = logging.is_progress_bar_enabled()
     if not shows_logs:
         logging.disable_progress_bar()  # those of loading and saving
     output, stop = TrainingOutput(arguments.json, shows_logs), StopAfterThisStep()
@@ -75,14 +76,15 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     try:
         with stop.listening():
-            result = finetune(recipe, before_training)
+            result = finetune(recipe, before_training=before_training)
     except KeyboardInterrupt:
         output.close()
         print(f"hf-dgl train: {how_to_go_on(rest, stop.trainer)}", file=sys.stderr)
         return 130
     finally:
         output.close()
-        logging.enable_progress_bar()
+        if has_bars:
+            logging.enable_progress_bar()
     if result.is_main_process:
         _print_result(result, arguments.json)
     return 0

@@ -123,7 +123,8 @@ def header(trainer: Any) -> dict[str, str]:
     model = f"{', '.join(parts)}; {'all' if trained == total else count(trained)} of {count(total)} parameters trained"
     data = (yaml.safe_load(trainer.recipe) or {}).get("dataset_name", "") if trainer.recipe else ""
     facts = {
-        "data": f"{_named(data)}{_rows_of(trainer.train_dataset)} rows to train on, {_rows_of(trainer.eval_dataset)} to validate",
+        "data": f"{_named(data)}{_rows_of(trainer.train_dataset)} rows to train on, "
+        f"{_rows_of(trainer.eval_dataset)} to validate",
         "label": _label(config),
         "model": model,
         "method": _method(args, trainer.disentangled),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ _EMPTY = "The answer will stand here."
 _NOTHING = "Give the model something first: {}. One is enough."
 
 
-def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
+def build(model: str | CrossModalPipeline, examples: Sequence[Mapping[str, Any]] | None = None, **kwargs: Any) -> Any:
     """The demo page of a model.
 
     Args:
         model: A folder that `hf-dgl train` wrote, a Hub id, or a pipeline.
+        examples: Rows that a click fills in: per modality a text or the path of a file. Default: those that the
+            model's card lists under `widget`.
         **kwargs: Of `hf_dgl.pipeline`: `device`, `revision`, `token`, ...
 
     Returns:
@@ -83,9 +86,9 @@ def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
         clear.click(
             lambda: [*(None for _ in values), *(True for _ in switches), *_blank(pipe)], None, inputs + outputs
         )
-        examples = _examples(name, pipe)
-        if examples:
-            gradio.Examples(examples, values, label="Examples")
+        rows = _from_the_card(name, pipe) if examples is None else examples
+        if rows:
+            gradio.Examples([[row.get(modality) for modality in pipe.modalities] for row in rows], values)
     return app
 
 
@@ -263,7 +266,7 @@ def _path_only(component: Any) -> Any:
     return component
 
 
-def _examples(name: str, pipe: CrossModalPipeline) -> list[list[Any]]:
+def _from_the_card(name: str, pipe: CrossModalPipeline) -> list[dict[str, Any]]:
     """Those that the model's card lists under `widget`: by modality, e.g. `{image: four.png, text: an even digit}`."""
     from huggingface_hub import ModelCard
 
@@ -276,12 +279,10 @@ def _examples(name: str, pipe: CrossModalPipeline) -> list[list[Any]]:
     for entry in entries or []:
         if not isinstance(entry, dict) or not set(entry) & set(pipe.modalities):
             continue
-        row: list[Any] = []
-        for modality in pipe.modalities:
-            value = entry.get(modality)
+        row = {modality: entry.get(modality) for modality in pipe.modalities}
+        for modality, value in row.items():
             if value is not None and pipe.kind(modality) != "text" and "://" not in str(value):
-                value = cached_file(name, str(value), _raise_exceptions_for_missing_entries=False)
-            row.append(value)
+                row[modality] = cached_file(name, str(value), _raise_exceptions_for_missing_entries=False)
         found.append(row)
     return found
 

@@ -1,6 +1,6 @@
 """The recipes that come along, by name: `quickstart/image_text` is `recipes/quickstart/image_text.yaml`.
 
-In a checkout they lie beside the package, to be browsed; `hf_dgl/recipes` is a link there. A wheel holds what it points to.
+In a checkout they lie beside the package, to be browsed; `hf_dgl/recipes` is a link there. A wheel holds the files.
 """
 
 from __future__ import annotations

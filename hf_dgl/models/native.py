@@ -34,6 +34,7 @@ from hf_dgl.method.modalities import did_you_mean
 
 from .adapters import is_adapter, load_model
 from .configuration_cross_modal import CrossModalConfig
+from .finding import check_source
 from .processing_cross_modal import POSITIONS_AFTER_PADDING, CrossModalProcessor
 
 CLASSES, TWO_CLASSES, ANSWERS, ANSWER_SETS, TEXT = "classes", "two_classes", "answers", "answer_sets", "text"
@@ -172,6 +173,7 @@ def is_native(source: str, **hub: Any) -> bool:
         True
     """
     try:
+        check_source(source)
         values, _ = PreTrainedConfig.get_config_dict(source, **hub)
     except (OSError, ValueError) as error:
         raise ValueError(_not_a_model(source, error)) from error
@@ -274,6 +276,7 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
 
         >>> model, processor = load_trained("outputs/flava_hateful_memes")
     """
+    check_source(source)
     if is_adapter(source, **hub) or not is_native(source, **hub):
         return load_model(source, **hub), CrossModalProcessor.from_pretrained(source, **hub)
     processor = NativeProcessor.from_pretrained(source, **hub)

@@ -33,7 +33,8 @@ from hf_dgl.training.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.training.trainer import DGLTrainer
 
 from .assembly import assemble, parts_to_score, writes_text
-from .output_folder import check_output_folder, remove_old_checkpoints
+from .keywords import recipe_of
+from .output_folder import check_loggers, check_output_folder, remove_old_checkpoints
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -83,16 +84,27 @@ class FinetuneResult:
         return results_table(self.metrics, self.modalities, self.model.config.problem_type or SINGLE_LABEL)
 
 
-def finetune(recipe: Recipe, before_training: Callable[[DGLTrainer], None] | None = None) -> FinetuneResult:
-    """Fine-tunes as the recipe says and saves everything into its `output_dir`.
+def finetune(
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    data: Any = None,
+    before_training: Callable[[DGLTrainer], None] | None = None,
+    **keys: Any,
+) -> FinetuneResult:
+    """Fine-tunes as a recipe says and saves everything into its `output_dir`: all of `hf-dgl train`, in Python.
 
     Written there, by the main process: the model (`config.json`, `model.safetensors`), the processor, `README.md` (the
     model card) with its pictures, `report.html`, `metrics.json`, `recipe.yaml` (the recipe as it was run, without
     tokens), the Trainer's checkpoints.
 
     Args:
-        recipe: From `load_recipe` or `make_recipe`.
+        recipe: From `load_recipe` or `make_recipe`; a YAML file, or the name of a recipe that came along
+            (`quickstart/image_text`). None: `data` and the keywords say it all, with the defaults of `hf-dgl train`
+            without a recipe.
+        data: A csv, json or parquet file, a folder, a Hub id; a `datasets.Dataset` or `DatasetDict`. Default: what the
+            recipe names.
         before_training: Is handed the Trainer, e.g. to add callbacks.
+        **keys: Keys of a recipe, which win over the file: `encoders`, `learning_rate`, `method`, ...; and the columns
+            of modalities and label where they bear other names: `image="photo"`, `label="kind"`.
 
     Raises:
         ValueError: on data, labels or encoders that do not fit, or if the output folder holds a model already (says
@@ -102,9 +114,16 @@ def finetune(recipe: Recipe, before_training: Callable[[DGLTrainer], None] | Non
 
     Example:
 
-        >>> result = finetune(load_recipe("recipes/quickstart/image_text.yaml", ["--max_steps=20"]))
+        >>> result = finetune("quickstart/image_text", max_steps=20)
         >>> result.metrics["test"]["accuracy"]
+        >>> encoders = {"image": "google/vit-base-patch16-224", "text": "FacebookAI/roberta-base"}
+        >>> finetune(data="my.csv", image="photo", text="title", label="kind", encoders=encoders).output_dir
+        'outputs/my'
     """
+    if not isinstance(recipe, Recipe):
+        recipe = recipe_of(recipe, data, keys)
+    elif data is not None or keys:
+        raise ValueError("A `Recipe` says it all: put `data` and keywords into it, or give its file in place of it.")
     training = recipe.training
     if isinstance(recipe.model.peft, Mapping):
         check_settings(recipe.model.peft)  # mistakes are told before anything is read
@@ -117,6 +136,7 @@ def finetune(recipe: Recipe, before_training: Callable[[DGLTrainer], None] | Non
             f"(got max_steps={training.max_steps}). An epoch has rows / per_device_train_batch_size steps."
         )
     check_drawing()
+    check_loggers(training)
     check_output_folder(training)
     prepare(training)
     with _token_kept_out_of_files(training):

@@ -1,4 +1,4 @@
-"""The output folder of a run, looked at before the run: can it be written, and whose model would be lost?"""
+"""What is looked at before a run: can its folder be written, whose model would be lost, are the loggers there?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_dgl.training.arguments import DGLTrainingArguments
 
+_PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet_ml"}
+_ALWAYS_THERE = ("flyte",)  # upstream does not say whether it is installed
 _FINISHED = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors", "metrics.json")
 
 
@@ -72,6 +76,22 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     except OSError as error:
         what = "is a file" if os.path.isfile(folder) else f"cannot be written ({error.strerror})"
         raise OSError(f"output_dir: {os.fspath(folder)!r} {what}. Choose another: `--output_dir FOLDER`.") from error
+
+
+def check_loggers(training: DGLTrainingArguments) -> None:
+    """Goes on only if what `report_to` names is installed.
+
+    Raises:
+        ValueError: names what is missing, and what to type.
+
+    Example:
+
+        >>> check_loggers(DGLTrainingArguments("out", report_to="tensorboard"))
+    """
+    available = get_available_reporting_integrations()
+    for name in training.report_to or ():
+        if name in INTEGRATION_TO_CALLBACK and name not in available and name not in _ALWAYS_THERE:
+            raise ValueError(f"report_to: {name} is not installed. Type: pip install {_PACKAGES.get(name, name)}")
 
 
 def resumes(training: DGLTrainingArguments) -> bool:

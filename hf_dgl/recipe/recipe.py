@@ -33,7 +33,7 @@ from hf_dgl.install import find_recipe
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
 
-from .arguments import DataArguments, ModelArguments
+from .arguments import MODALITY_WORDS, WITHOUT_FILE, DataArguments, ModelArguments
 from .unimodal import with_one_modality
 
 _OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]
@@ -41,17 +41,7 @@ _HINTS: dict[str, Any] = {
     f.name: get_type_hints(owner)[f.name] for owner in _OWNERS for f in dataclasses.fields(owner) if f.init
 }
 """Every key that a recipe may hold, with its type."""
-_MODALITY_WORDS = ("image", "text", "audio", "video")
-"""Modalities whose columns can be named before it is known which encoders there are."""
-
-WITHOUT_FILE: dict[str, Any] = {
-    "num_train_epochs": 10,
-    "eval_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,
-}
-"""What a command without recipe file has as defaults; all others are upstream's."""
+KEYS = frozenset(_HINTS)
 
 
 @dataclass
@@ -61,6 +51,7 @@ class Recipe:
     Args:
         model, data, training: The three groups of arguments.
         values: The keys that the recipe and the command line gave, after overriding (what [`Recipe.to_yaml`] writes).
+        dataset: A `Dataset` or `DatasetDict` in place of what `dataset_name` names.
 
     Example:
 
@@ -73,6 +64,7 @@ class Recipe:
     data: DataArguments
     training: DGLTrainingArguments
     values: dict[str, Any] = field(default_factory=dict)
+    dataset: Any = None
 
     def to_yaml(self) -> str:
         """The recipe as it was run: without tokens, and without this machine's folders where avoidable."""
@@ -101,7 +93,7 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
 
         >>> load_recipe("recipes/quickstart/image_text.yaml", ["--method", "joint", "--alpha", "image=1", "text=2"])
     """
-    values = {key: _typed(key, value) for key, value in (WITHOUT_FILE if path is None else _read_yaml(path)).items()}
+    values = {key: _typed(key, value) for key, value in (WITHOUT_FILE if path is None else read_recipe(path)).items()}
     for key, words in read_overrides(overrides, list(_encoders_of(values))).items():
         value, before = _from_words(key, words), values.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
@@ -215,7 +207,8 @@ def _name_of_data(dataset_name: Any) -> str:
     return Path(str(first or "model").replace(":", "_")).stem or "model"
 
 
-def _read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
+def read_recipe(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """The keys and values of a recipe file, or of a shipped recipe's name; ValueError on a key that does not exist."""
     path = find_recipe(file)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -258,7 +251,7 @@ def read_overrides(words: Sequence[str], modalities: Sequence[str] = ()) -> dict
         else:
             found[key].append(word)
     encoders = [word.partition("=")[0] for word in found.get("encoders", [])]
-    short = {*modalities, *encoders, *_MODALITY_WORDS, "label"} - set(_HINTS)
+    short = {*modalities, *encoders, *MODALITY_WORDS, "label"} - set(_HINTS)
     found = _without_short_forms(found, short)
     _check_keys(found, "the command line", sorted(short))
     return found

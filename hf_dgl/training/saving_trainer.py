@@ -136,9 +136,10 @@ class SavingTrainer(Trainer):
             folder = str(self.args.output_dir)
             os.makedirs(folder, exist_ok=True)
             if self.disentangled is not None:
-                problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
+                config = getattr(self.model, "config", None)
                 modalities = list(self.disentangled.partition.modalities)
-                save_pictures(folder, self.state.log_history, modalities, problem_type)
+                problem_type, classes = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+                save_pictures(folder, self.state.log_history, modalities, problem_type, classes)
                 draw_model(inspect_model(self.disentangled), os.path.join(folder, MODEL_PICTURE))
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
             card.save(os.path.join(folder, "README.md"))
