@@ -110,6 +110,14 @@ def test_the_recipe_is_one():
     assert recipe.model.encoders["text"] == "FacebookAI/roberta-base"
 
 
+def test_the_loop_of_ones_own_runs_as_printed(capsys):
+    (loop,) = [block for block in blocks("python") if "accelerator.backward" in block]
+    scope: dict = {}
+    exec(loop, scope)
+    assert "text alone: no leak" in capsys.readouterr().out
+    assert set(scope["out"]["losses"]) == {"multimodal", "image", "text"}
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0][:40])
 def test_python_imports_what_exists(block):
     for node in ast.walk(ast.parse(block)):

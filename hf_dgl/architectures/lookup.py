@@ -35,13 +35,34 @@ def architecture_of(model: nn.Module) -> Architecture:
         'dgl'
     """
     model = below_adapters(model)
+    found = row_of(model)
+    if found is None:
+        raise ValueError(_unknown(model))
+    if found.refused:
+        raise ValueError(f"{type(model).__name__}: {found.refused}")
+    return found
+
+
+def row_of(model: nn.Module) -> Architecture | None:
+    """The row of a model's class, or of the nearest class that it is derived from; refused ones, too."""
+    return next((ARCHITECTURES[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in ARCHITECTURES), None)
+
+
+def refuse_auto(model: nn.Module) -> None:
+    """What the table refuses, `modalities="auto"` refuses, too: some such losses look well on one batch.
+
+    A class of the user's with a forward of its own may be another matter than the refused one it is derived from.
+
+    Raises:
+        ValueError: with the table's reason.
+    """
+    model = below_adapters(model)
     for kind in type(model).__mro__:
-        found = ARCHITECTURES.get(kind.__name__)
-        if found is not None:
-            if found.refused:
-                raise ValueError(f"{type(model).__name__}: {found.refused}")
-            return found
-    raise ValueError(_unknown(model))
+        row = ARCHITECTURES.get(kind.__name__)
+        if row is not None:
+            if row.refused and getattr(kind, "forward", None) is type(model).forward:
+                raise ValueError(f"{type(model).__name__}: {row.refused}")
+            return
 
 
 def modalities_of(model: nn.Module, partition: str | None = None) -> Mapping[str, Modality]:
@@ -80,5 +101,6 @@ def _unknown(model: nn.Module) -> str:
     return (
         f"The modalities of {name} (model_type {model_type!r}) are not known.{also} Declare them, e.g. "
         "`modalities={'image': {'inputs': ['pixel_values'], 'encoder': ['vision_model']}, 'text': {...}}`, or let "
-        "them be found on one batch: `modalities='auto'`."
+        "them be found on one batch, which proves them, too: `DGLTrainer(..., modalities='auto')`, or "
+        "`disentangle(model, 'auto', example_batch=batch)` in a loop of your own."
     )

@@ -94,6 +94,7 @@ def create_model_card(
         table=results_table(metrics, modalities, problem_type) if metrics else None,
         has_test="test" in metrics,
         step=None if is_done else trainer.state.global_step,
+        resumed=(trainer.state.stateful_callbacks or {}).get("ResumedWith", []),
         pictures=[] if checkpoint else [name for name in (MODEL_PICTURE, *PICTURES) if (folder / name).is_file()],
         report=is_done and (folder / "report.html").is_file(),
         missing=_missing(metrics, modalities, problem_type),

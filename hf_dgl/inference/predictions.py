@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -107,7 +107,7 @@ def predict_file(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
     pipeline._sanitize_parameters(top_k=top_k, on_error=on_error, long_audio=long_audio)
-    _check_output(output, overwrite)
+    _check_output(output, overwrite or partial.is_file())  # both are there: the end of a run was interrupted
     table = _read(source)
     columns = _columns(pipeline.modalities, column_mapping or {}, table.column_names, str(source))
     kept = _kept(table, keep, str(source))
@@ -117,10 +117,12 @@ def predict_file(
         output.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
     num_done = _begin(partial, job)
-    rows = _rows(table, columns).select(range(num_done, len(table)))
     inputs = table.select_columns(list(kept))
     settings = {"batch_size": batch_size, "num_workers": num_workers, "on_error": on_error, "top_k": top_k}
-    answers = pipeline(rows, folder=source.resolve().parent, unimodal=unimodal, long_audio=long_audio, **settings)
+    answers: Iterable[dict[str, Any]] = ()  # a run that was stopped after its last row has only its output to finish
+    if num_done < len(table):
+        rows = _rows(table, columns).select(range(num_done, len(table)))
+        answers = pipeline(rows, folder=source.resolve().parent, unimodal=unimodal, long_audio=long_audio, **settings)
     with partial.open("a", encoding="utf-8", buffering=1) as file:  # line by line: a kill loses no whole line
         progress = tqdm(answers, desc=source.name, total=len(table), initial=num_done, unit="row", disable=None)
         try:

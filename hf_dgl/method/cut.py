@@ -12,6 +12,7 @@ whatever is met there is what the reused output depends on.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,11 +72,36 @@ def find_cuts(
     for name in present:
         for path in partition.encoders[name]:
             if path not in called:
-                raise ValueError(
-                    f"Module {path!r}, an encoder of modality {name!r}, is never called by the model's forward. Name "
-                    "the modules below it that are called (e.g. its embeddings and layers) in `encoder`."
-                )
+                raise ValueError(_never_called(model, call, name, path))
     return _analyse(output, calls, partition, parameters)
+
+
+def _never_called(model: nn.Module, call: Mapping[str, Any], modality: str, path: str) -> str:
+    """What to say of an encoder that the model does not call, with the modules that it does call."""
+    called: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if name and next(module.parameters(), None) is not None
+    ]
+    try:
+        with without_a_trace(model), torch.no_grad():
+            model.forward(**call)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    below = _outermost(name for name in called if name.startswith(f"{path}."))
+    told = f"Module {path!r}, an encoder of modality {modality!r}, is never called by the model's forward."
+    if below:
+        return f"{told} These below it are: name them, or some of them, in `encoder`: {below}."
+    return f"{told} Nor is anything below it. The model calls {_outermost(called)}, and what is below these."
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """The paths that are below no other of them, the layers of a list as one."""
+    found = set(paths)
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    return sorted({re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in outer})
 
 
 @contextmanager

@@ -88,6 +88,19 @@ class Engine:
         finally:
             self._also_in_eval = before
 
+    def look_at(self, batch: Mapping[str, Any]) -> None:
+        """Decides on one batch, rather than at the first training step, which encoders can be reused.
+
+        Args:
+            batch: Keyword arguments of the model, on its device.
+
+        Raises:
+            ValueError: what the first step would raise: an encoder that is never called, or runs without gradients.
+        """
+        call = dict(batch)
+        with torch.enable_grad():
+            self._plan(self._present(call), call)
+
     def trains_alone(self, modality: str) -> bool:
         """Whether the modality has a unimodal pass (an `alpha` on the device may become zero; nobody waits to see)."""
         return isinstance(self.alpha[modality], torch.Tensor) or self.alpha[modality] != 0
@@ -108,7 +121,7 @@ class Engine:
         if not training and not self._also_in_eval:
             return
         call = bound_arguments(self.model, args, kwargs)
-        present = [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
+        present = self._present(call)
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
         cuts: dict[str, Cut] = {} if training else self.cuts
         measurement = None
@@ -173,6 +186,9 @@ class Engine:
             run.close()
             self._run = None
         return [output, *self._later_passes(run)]
+
+    def _present(self, call: Mapping[str, Any]) -> list[str]:
+        return [name for name, modality in self.partition.modalities.items() if is_present(modality.inputs, call)]
 
     def _passes(self, present: list[str], cuts: Mapping[str, Cut], measures: bool = False) -> list[Pass]:
         """The passes of one step (the table on top of this file). Without `cuts`, every encoder counts as reusable."""

@@ -149,6 +149,17 @@ class GradientMeter:
         taken, self._results = self._results, []
         return taken
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is measured and not taken yet, and where the counting of calls is; for JSON (waits for the device)."""
+        self._close()
+        results = [{name: _without_nan(pair.tolist()) for name, pair in step.items()} for step in self._results]
+        return {"calls": self._calls, "results": results}
+
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Goes on from what [`GradientMeter.state_dict`] gave."""
+        self._calls, self._open = kept["calls"], None
+        self._results = [{name: _with_nan(pair) for name, pair in step.items()} for step in kept["results"]]
+
     def _close(self) -> None:
         measured, self._open = self._open, None
         if measured is not None and (result := measured.result()):
@@ -183,3 +194,12 @@ class GradientMeter:
             for column, what in enumerate(("ratio", "cosine"))
             if count[row][column]
         }
+
+
+def _without_nan(numbers: list[float]) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if number != number else number for number in numbers]
+
+
+def _with_nan(numbers: list[float | None]) -> Tensor:
+    return torch.tensor([torch.nan if number is None else number for number in numbers])

@@ -231,8 +231,20 @@ def _find(model: nn.Module, name: str, patterns: Sequence[str]) -> dict[str, nn.
                 f"Modality {name!r}: the model has no module {pattern!r}{did_you_mean(pattern, list(modules))} "
                 f"`[path for path, _ in model.named_modules()]` lists them all."
             )
-        found.update({path: modules[path] for path in paths})
+        for path in paths:
+            _refuse_container(name, path, modules[path])
+            found[path] = modules[path]
     return found
+
+
+def _refuse_container(name: str, path: str, module: nn.Module) -> None:
+    if type(module).forward is nn.Module.forward:
+        items = [f"{path}.{child}" for child, _ in module.named_children()]
+        named = [f"{path}.*"] if len(items) > 1 and isinstance(module, nn.ModuleList) else items
+        raise ValueError(
+            f"Modality {name!r}: {path!r} is a {type(module).__name__}, which has no forward and is never called. "
+            f"Name what is in it: {named}."
+        )
 
 
 def _matching_paths(pattern: str, paths: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Checkpoints and crashes: which checkpoint is complete, and a model's files that are replaced all at once.
+"""Checkpoints and crashes: which checkpoint is whole, which are deleted, and a model's files, replaced all at once.
 
-The Trainer writes the files of a checkpoint one after the other, `trainer_state.json` last. A process that is killed,
-or a disk that is full, leaves a folder that looks like the newest checkpoint and is none. So `DGLTrainer` resumes from
-the newest *complete* one, and moves half-written ones out of the way (`save_total_limit` would count them as good).
+The Trainer writes the files of a checkpoint one after the other, and we a manifest after the last. A process that is
+killed, or a disk that is full, leaves a folder that looks like the newest checkpoint and is none. So `DGLTrainer`
+resumes from the newest *complete* one, and moves half-written ones out of the way (`save_total_limit` would count them
+as good).
 """
 
 from __future__ import annotations
@@ -14,36 +15,42 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
+
+from .manifest import MANIFEST, damage
+from .sums import SUMS
 
 logger = logging.get_logger(__name__)
 
 # As the Trainer, PEFT, FSDP and DeepSpeed name them.
 _WEIGHTS = ("*.safetensors", "pytorch_model*", "adapter_model*", "*/adapter_model*", "global_step*")
-_OPTIMIZERS = ("optimizer*", "global_step*")
+_STATE_OF_RUN = {  # the pattern of a file that every checkpoint has which was not saved with `save_only_model`
+    "optimizer.pt": ("optimizer*", "global_step*"),
+    "scheduler.pt": ("scheduler.pt", "global_step*"),
+    "rng_state.pth": ("rng_state*.pth",),
+}
 _CONFIGS = ("config.json", "adapter_config.json")
 
 _DRAFT = "_saving"
 """Folder for files on their way; `push_to_hub` leaves out names that begin with `_`."""
 
 
-def fault(folder: str | os.PathLike[str]) -> str | None:
+def fault(folder: str | os.PathLike[str], read_all: bool = True) -> str | None:
     """What keeps training from being resumed from a checkpoint.
-
-    Only outlines are read (file sizes, headers, the ends of archives): it takes no time, finds every file that was cut
-    short, and does not find a flipped bit.
 
     Args:
         folder: `.../checkpoint-500`, of the Trainer on any number of processes, PEFT, FSDP or DeepSpeed.
+        read_all: Every byte is compared with the checkpoint's manifest. False: outlines only (file sizes, headers, the
+            ends of archives), which takes no time, finds every file that was cut short, and no flipped bit.
 
     Returns:
         A few words, or None if the checkpoint is complete.
@@ -51,21 +58,27 @@ def fault(folder: str | os.PathLike[str]) -> str | None:
     Example:
 
         >>> fault("outputs/image_text/checkpoint-500")
-        'trainer_state.json, which is written last, is missing'
+        'trainer_state.json is missing'
     """
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
     if not (folder / TRAINER_STATE_NAME).is_file():
-        return f"{TRAINER_STATE_NAME}, which is written last, is missing"
+        return f"{TRAINER_STATE_NAME} is missing"
     if not _has(folder, _WEIGHTS):
         return "it holds no weights"
     for path in sorted(folder.rglob("*")):
         try:
             _read_outline(path)
-        except (ValueError, OSError, zipfile.BadZipFile, SafetensorError) as error:
+        except Exception as error:  # of json, zipfile, safetensors: whatever damaged bytes lead to
             return f"{path.relative_to(folder)} is incomplete or damaged ({error})"
-    return None
+    missing = [name for name, patterns in _STATE_OF_RUN.items() if not _has(folder, patterns)]
+    if 0 < len(missing) < len(_STATE_OF_RUN):
+        return f"{missing[0]} is missing"
+    if not (folder / MANIFEST).is_file():
+        saved: Any = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).stateful_callbacks
+        return f"{MANIFEST}, which is written last, is missing" if SUMS in saved else None
+    return damage(folder, read_all)
 
 
 def _read_outline(path: Path) -> None:
@@ -77,21 +90,42 @@ def _read_outline(path: Path) -> None:
         zipfile.ZipFile(path).close()
     elif path.suffix == ".json":
         content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == TRAINER_STATE_NAME:
+            _read_state(content)
         if path.name.endswith(".index.json"):
             lacking = sorted({name for name in content["weight_map"].values() if not (path.parent / name).is_file()})
             if lacking:
                 raise ValueError(f"{lacking[0]} is missing")
 
 
-def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
+def _read_state(content: Any) -> None:
+    """Raises if this is not what `TrainerState` writes."""
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__} in place of the state of a run")
+    lacking = [key for key in ("global_step", "max_steps", "epoch", "log_history") if content.get(key) is None]
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]}")
+    steps = content["global_step"], content["max_steps"]
+    if not all(isinstance(number, int) and number >= 0 for number in steps):
+        raise ValueError(f"it says that {steps[0]!r} of {steps[1]!r} steps are done")
+    if not all(isinstance(entry, dict) and "step" in entry for entry in content["log_history"]):
+        raise ValueError("its log_history is no list of logs")
+    TrainerState(**content)  # an unknown key: TypeError
+
+
+def newest_complete(output_dir: str | os.PathLike[str], read_all: bool = False) -> str | None:
     """The last complete checkpoint in a Trainer's `output_dir`; None if there is none.
+
+    Args:
+        output_dir: Of the Trainer.
+        read_all: As in [`fault`].
 
     Example:
 
         >>> newest_complete("outputs/image_text")
         'outputs/image_text/checkpoint-400'
     """
-    return next((str(folder) for folder in _checkpoints(output_dir) if fault(folder) is None), None)
+    return next((str(folder) for folder in _checkpoints(output_dir) if fault(folder, read_all) is None), None)
 
 
 def to_resume(wanted: str | os.PathLike[str] | Literal[True], output_dir: str | os.PathLike[str]) -> str:
@@ -111,7 +145,7 @@ def to_resume(wanted: str | os.PathLike[str] | Literal[True], output_dir: str | 
         >>> trainer.train(resume_from_checkpoint=to_resume(True, trainer.args.output_dir))  # as DGLTrainer does
     """
     if wanted is True:
-        found = newest_complete(output_dir)
+        found = newest_complete(output_dir, read_all=True)
         if found is None:
             faults = "".join(f" {folder.name}: {fault(folder)}." for folder in _checkpoints(output_dir))
             raise ValueError(
@@ -125,10 +159,11 @@ def to_resume(wanted: str | os.PathLike[str] | Literal[True], output_dir: str | 
             newest = newest_complete(output_dir)
             instead = f"The newest complete one in {output_dir} is {newest}." if newest else "Did the run save any?"
             raise ValueError(f"Cannot resume from the checkpoint {found!r}: {problem}. {instead}")
-    if not _has(Path(found), _OPTIMIZERS):
+    if not _has(Path(found), _STATE_OF_RUN["optimizer.pt"]):
         logger.warning(
-            f"{found} holds no optimizer state (`save_only_model`?): training continues from its weights and step, "
-            "but not as the uninterrupted run would."
+            f"{found} was saved with `save_only_model`: it holds no optimizer state, no learning rate schedule and no "
+            "random state. Training continues from its weights and step, with a new optimizer and a schedule from its "
+            "beginning: not as the uninterrupted run would."
         )
     for folder in _checkpoints(output_dir):
         if _step(folder) <= _step(Path(found)):
@@ -141,6 +176,31 @@ def to_resume(wanted: str | os.PathLike[str] | Literal[True], output_dir: str | 
                 f"{aside} and can be deleted."
             )
     return found
+
+
+def rotate(output_dir: str | os.PathLike[str], limit: int | None, kept: Iterable[str | None]) -> None:
+    """Deletes checkpoints until there are `limit`: those of another run first, then the oldest in steps.
+
+    Dates do not count: a file system may invent them, and a clock may have been wrong.
+
+    Args:
+        output_dir: Of the Trainer.
+        limit: `save_total_limit`; None: nothing is deleted.
+        kept: What stays in any case: the newest, without which there would be nothing to resume from, and the best.
+            (Where another run got further in the same folder, the newest is not the one with the most steps.)
+
+    Example:
+
+        >>> rotate("outputs/image_text", 2, {"outputs/image_text/checkpoint-500"})
+    """
+    if limit is None:
+        return
+    found, stay = _checkpoints(output_dir), [Path(path).absolute() for path in kept if path is not None]
+    newest = max((_step(path) for path in stay), default=0)
+    candidates = [folder for folder in found if folder.absolute() not in stay]
+    candidates.sort(key=lambda folder: (_step(folder) <= newest, _step(folder)))
+    for folder in candidates[: max(len(found) - max(limit, 1), 0)]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_aside(folder: Path) -> Path:
@@ -207,7 +267,7 @@ def replaced_at_once(folder: str | os.PathLike[str]) -> Iterator[str]:
         old, new = ({path.name for path in place.glob("model*.safetensors*")} for place in (target, draft))
         outdated = sorted(old - new) if new else []  # the shards of another model; not what adapters build on
         if _step(target) >= 0:  # a checkpoint that is written again is not complete before the end
-            outdated.append(TRAINER_STATE_NAME)
+            outdated += [MANIFEST, TRAINER_STATE_NAME]
         for name in [*(name for name in _CONFIGS if Path(name) in files), *outdated]:
             (target / name).unlink(missing_ok=True)
         for path in sorted(files, key=lambda path: str(path) in _CONFIGS):  # False < True: configs last
@@ -217,12 +277,29 @@ def replaced_at_once(folder: str | os.PathLike[str]) -> Iterator[str]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-@contextmanager
-def explaining_a_full_disk(output_dir: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what safetensors, torch and Python raise on a full disk into one error that says what to do.
+def check_can_write(output_dir: str | os.PathLike[str]) -> None:
+    """Writes a file into a run's folder, and takes it away: better now than after hours.
 
     Raises:
-        OSError: with the free space, and the last complete checkpoint.
+        OSError: the folder cannot be made or written into.
+
+    Example:
+
+        >>> check_can_write("outputs/image_text")
+    """
+    draft = Path(output_dir, _DRAFT)
+    draft.mkdir(parents=True, exist_ok=True)
+    (draft / "probe").write_text("probe")
+    shutil.rmtree(draft)
+
+
+@contextmanager
+def explaining_a_full_disk(output_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what safetensors, torch and Python raise when a folder cannot be written into into one error.
+
+    Raises:
+        OSError: what is wrong (no room, no inodes, read-only, no right, gone), what to do, and which complete
+            checkpoint there is.
 
     Example:
 
@@ -232,20 +309,43 @@ def explaining_a_full_disk(output_dir: str | os.PathLike[str]) -> Iterator[None]
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_about_writing(error):
+        if not _is_about_writing(error, Path(output_dir)):
             raise
         newest = newest_complete(output_dir)
         then = f"continue from {newest}, which is complete, with `resume_from_checkpoint: true`"
-        free = shutil.disk_usage(output_dir).free / 2**20
         raise OSError(
-            f"Could not write into {output_dir}, whose disk has {free:.1f} MB left ({error}). Make room there, or "
-            "choose another `output_dir` or a smaller `save_total_limit`; then "
+            f"Could not write into {output_dir}, {_state_of_disk(error, Path(output_dir))} ({error}). "
+            "Mend that, or choose another `output_dir`; then "
             f"{then if newest else 'start again (there is no complete checkpoint yet)'}."
         ) from error
 
 
-def _is_about_writing(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # torch's writer says "unexpected pos 576 vs 534" or "iostream error" when the disk is full, and nothing else.
-    return any(sign in str(error) for sign in ("No space left on device", "inline_container", "iostream error"))
+def _state_of_disk(error: BaseException, folder: Path) -> str:
+    """Why nothing can be written, as far as the disk tells, and what to do."""
+    number = getattr(error, "errno", None)
+    if number == errno.EROFS or "Read-only file system" in str(error):
+        return "whose disk is mounted read-only"
+    if number in (errno.EACCES, errno.EPERM) or "Permission denied" in str(error):
+        return "where you may not write"
+    if not folder.is_dir():
+        return "a folder that is not there any more, or cannot be made"
+    disk = os.statvfs(folder)
+    room = f"whose disk has {disk.f_bavail * disk.f_frsize / 2**20:.1f} MB left"
+    if disk.f_files and not disk.f_favail:
+        return f"{room}, but no inodes: it cannot hold another file, however small; delete some"
+    return f"{room}: make room there, or choose a smaller `save_total_limit`"
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NO_WAY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+# torch's writer says "unexpected pos 576 vs 534" or "iostream error" when the disk is full, and nothing else.
+_SIGNS = "No space left on device|inline_container|iostream error|Parent directory|Read-only file|os error [0-9]+"
+
+
+def _is_about_writing(error: Exception, folder: Path) -> bool:
+    if not isinstance(error, OSError):
+        return re.search(_SIGNS, str(error)) is not None
+    if error.errno in _NO_WAY and error.filename is not None:  # of this folder, not of the data
+        path, folder = Path(os.fsdecode(error.filename)).absolute(), folder.absolute()
+        return path.is_relative_to(folder) or folder.is_relative_to(path)
+    return error.errno in _NO_ROOM

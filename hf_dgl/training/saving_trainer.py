@@ -6,10 +6,13 @@ What it overrides, and why, stands in the first line of each method.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
+import transformers.trainer
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, has_length
@@ -24,7 +27,21 @@ from hf_dgl.reports.model_picture import MODEL_PICTURE, draw_model
 from hf_dgl.reports.model_tree import inspect_model
 
 from .arguments import DGLTrainingArguments
-from .checkpoints import explaining_a_full_disk, replaced_at_once, to_resume, under_its_own_names
+from .checkpoints import (
+    check_can_write,
+    explaining_a_full_disk,
+    fault,
+    replaced_at_once,
+    rotate,
+    to_resume,
+    under_its_own_names,
+)
+from .manifest import write_manifest
+from .resume import compare, settings_of, with_asked_settings
+from .sums import SUMS, RememberSums
+
+RESUMED = "ResumedWith"
+"""Where `trainer_state.json` keeps the settings that changed when a run was resumed."""
 
 
 class SavingTrainer(Trainer):
@@ -33,11 +50,16 @@ class SavingTrainer(Trainer):
     Attributes:
         recipe: The recipe that is trained, for the card; `""` if there is none.
         disentangled: The handle of the model in training.
+        began, seconds_before: When this training began, and how long it had run before the checkpoint it resumed from.
     """
 
     args: DGLTrainingArguments
     recipe: str = ""
     disentangled: Disentangled | None = None
+    began: float = 0.0
+    seconds_before: float = 0.0
+    _settings: Mapping[str, Any] = {}
+    _changes: Sequence[str] = ()
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -52,22 +74,97 @@ class SavingTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Resumes from complete checkpoints only, and says what to do when the disk is full."""
+        """Resumes from whole checkpoints of the same run only, and says what to do when nothing can be written."""
+        folder = str(self.args.output_dir)
+        self._settings, self._changes = settings_of(self), ()
         if resume_from_checkpoint:  # a folder, or True
             with self.args.main_process_first(local=self.args.save_on_each_node, desc="choosing the checkpoint"):
-                resume_from_checkpoint = to_resume(resume_from_checkpoint, str(self.args.output_dir))
-        with explaining_a_full_disk(str(self.args.output_dir)):
+                resume_from_checkpoint = to_resume(resume_from_checkpoint, folder)
+            self._changes = compare(resume_from_checkpoint, self._settings)
+        self.remove_callback(RememberSums)
+        self.add_callback(RememberSums(self))
+        with explaining_a_full_disk(folder):
+            if self.args.should_save:
+                check_can_write(folder)
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
         epochs_trained, steps_trained = super()._init_training_state(*args, **kwargs)
+        self.state.compute_steps(self.args, args[0])  # `logging_steps`, ... as asked for, not as they were
         checkpoint = args[3]
         if checkpoint is not None and not has_length(self.train_dataset) and not self.args.ignore_data_skip:
             place = place_in_stream(checkpoint, self.args.gradient_accumulation_steps)
             epochs_trained, steps_trained = place or (epochs_trained, steps_trained)
+        if self._changes:  # for the card
+            states: Any = self.state.stateful_callbacks  # a dict, whatever its annotation says
+            states.setdefault(RESUMED, []).append(f"from step {self.state.global_step}: {'; '.join(self._changes)}")
         done = self.state.global_step >= self.state.max_steps
         return (self.state.num_train_epochs if done else epochs_trained), steps_trained
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Lets the learning rate that is asked for hold, where it is another than the checkpoint's."""
+        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        with with_asked_settings(self.optimizer, self.lr_scheduler, self._changes):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Says in one sentence that a checkpoint (without our manifest) is of another model."""
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            first = str(error).partition("size mismatch for ")[2].partition("\n")[0]
+            raise ValueError(
+                f"Cannot resume from {resume_from_checkpoint}: it holds another model (size mismatch for {first})"
+            ) from error
+
+    def _load_best_model(self) -> None:
+        """Does not end with a model that was damaged on the disk meanwhile."""
+        best = str(self.state.best_model_checkpoint)
+        problem = fault(best)
+        if problem is not None:
+            raise ValueError(
+                f"The best model was to be loaded from {best} at the end of training, but {problem}. The newest "
+                "checkpoint holds the last one: resume with `--load_best_model_at_end false` to end with that."
+            )
+        super()._load_best_model()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes the manifest last; deletes old checkpoints only then, and by step (upstream: before, by date)."""
+        states: Any = self.state.stateful_callbacks
+        states[SUMS] = self.sums()
+        with _rotation_left_to_us():
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each has written its random state
+        if self.args.should_save:
+            folder = self._get_output_dir(trial=trial)
+            newest = os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            write_manifest(newest, self._settings)
+            rotate(folder, self.args.save_total_limit, {newest, self.state.best_model_checkpoint})
+
+    def sums(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the sums that run over the steps (of all processes, which all have to ask)."""
+        loss = self.accelerator.gather(self._tr_loss.detach().reshape(1)).mean()
+        return {
+            "seconds": self.seconds_before + time.time() - self.began,
+            "loss": loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+        }
+
+    def load_sums(self, kept: Mapping[str, Any]) -> None:
+        """Goes on with them."""
+        self._tr_loss = torch.tensor(kept["loss"], device=self.args.device)
+        self._total_loss_scalar, self._globalstep_last_logged = kept["total_loss"], kept["last_logged"]
+        self._initial_global_step = 0
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> TrainOutput:
+        """Counts the time before the checkpoint that was resumed, as `train_loss` does its steps."""
+        return super()._finalize_training(trial, num_train_samples, start_time - self.seconds_before)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Replaces a model's files all at once, so that no crash leaves half of one."""
@@ -143,3 +240,14 @@ class SavingTrainer(Trainer):
                 draw_model(inspect_model(self.disentangled), os.path.join(folder, MODEL_PICTURE))
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
             card.save(os.path.join(folder, "README.md"))
+
+
+@contextmanager
+def _rotation_left_to_us() -> Iterator[None]:
+    """Inside, upstream deletes no checkpoints. It has no argument for when, and by what order, it does."""
+    original = transformers.trainer.rotate_checkpoints
+    transformers.trainer.rotate_checkpoints = lambda **_: None
+    try:
+        yield
+    finally:
+        transformers.trainer.rotate_checkpoints = original

@@ -19,9 +19,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.architectures.attach import disentangle
+from hf_dgl.architectures.attach import disentangle, found_by_data_flow
 from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
-from hf_dgl.method.dataflow.propose import find_modalities
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
@@ -34,6 +33,7 @@ from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, S
 from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
 from .metrics import compute_metrics_for, per_modality
 from .parallelism import refuse_what_is_not_exact
+from .sums import RunningMeans
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class DGLTrainer(BaselineTrainer):
         _check_dataset("train_dataset", kwargs.get("train_dataset"))
         self._declared = modalities
         self.disentangled: Disentangled | None = None
-        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)  # since the last log, on the device
+        self._terms = RunningMeans()  # of the loss, since the last log
         self._evaluated: dict[str, list[torch.Tensor]] = defaultdict(list)  # losses alone: [sum over rows, rows]
         self._is_filler = False  # whether this process evaluates rows again that another one has already
         self._group_norms: dict[str, torch.Tensor] = {}
@@ -167,7 +167,7 @@ class DGLTrainer(BaselineTrainer):
             raise ValueError("`modalities='auto'` watches the model on a training batch: give a `train_dataset`.")
         with torch.random.fork_rng():  # the order of the data stays as it would have been
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        return find_modalities(model, batch).modalities
+        return found_by_data_flow(model, batch)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Refuses, as early as possible, ways to shard a model under which the gradients would be wrong."""
@@ -228,7 +228,7 @@ class DGLTrainer(BaselineTrainer):
         if training:
             terms = entry(outputs, "losses") or {MULTIMODAL: loss}
             for name, term in terms.items():
-                self._terms[name].append(term.detach())
+                self._terms.add(name, term)
             if self.explained is not None and labels is not None and (adaptive or len(terms) > 1):
                 self.explained.update(terms, labels)
             loss = self._baseline_loss(loss, terms, entry(outputs, "unimodal"), inputs, labels)
@@ -280,13 +280,28 @@ class DGLTrainer(BaselineTrainer):
 
     def _mean_terms(self) -> dict[str, float]:
         """Means over the steps since the last log and over all processes, gathered in one go."""
+        return self._terms.means(self._names_of_terms(), self.args.device, self.accelerator.reduce)
+
+    def _names_of_terms(self) -> list[str]:
         assert self.disentangled is not None
-        names = [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
-        zero = torch.zeros((), device=self.args.device)
-        sums = torch.stack([torch.stack([zero, *self._terms[name]]).sum() for name in names])
-        counts = torch.tensor([float(len(self._terms[name])) for name in names], device=self.args.device)
-        total, count = self.accelerator.reduce(torch.stack([sums, counts]), reduction="sum").tolist()
-        return {name: total[i] / count[i] for i, name in enumerate(names) if count[i]}
+        return [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
+
+    def sums(self) -> dict[str, Any]:
+        """Adds what is to be logged next: the terms of the loss, and what is known of the gradients."""
+        terms = self._terms.state_dict(self._names_of_terms(), self.args.device, self.accelerator.reduce)
+        meter = None if self.disentangled is None else self.disentangled.meter
+        kept = {name: rule.state_dict() for name, rule in [("meter", meter), ("modulation", self.modulation)] if rule}
+        return {**super().sums(), "terms": terms, **kept}
+
+    def load_sums(self, kept: Mapping[str, Any]) -> None:
+        """Goes on with them."""
+        super().load_sums(kept)
+        if self.is_world_process_zero():  # the sums are over all processes
+            self._terms.load_state_dict(kept.get("terms", {}), self.args.device)
+        meter = None if self.disentangled is None else self.disentangled.meter
+        for name, rule in [("meter", meter), ("modulation", self.modulation)]:
+            if rule and name in kept:
+                rule.load_state_dict(kept[name])
 
     # ---- optimisation by group ----------------------------------------------------------------------------------
 

@@ -97,6 +97,32 @@ def test_goes_on_after_a_kill(pipeline: CrossModalPipeline, rows: Path, monkeypa
         assert json.loads(left)["scores"] == pytest.approx(json.loads(right)["scores"], abs=1e-5)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "where",
+    [("hf_dgl.inference.predictions.islice",), ("os.replace",), (Path, "unlink")],
+    ids=["write", "move", "end"],
+)
+def test_goes_on_after_a_kill_in_the_last_phase(
+    pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any, suffix: str, where: tuple[Any, ...]
+) -> None:
+    """All rows are answered, and the output is being written, moved to its place, or there."""
+    whole, killed = rows.parent / f"whole{suffix}", rows.parent / f"killed{suffix}"
+    predict_file(pipeline, rows, whole, MAPPING, batch_size=8)
+
+    def dies(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, dies)
+        with pytest.raises(KeyboardInterrupt):
+            predict_file(pipeline, rows, killed, MAPPING, batch_size=8)
+    assert killed.exists() == (where == (Path, "unlink"))
+    done = predict_file(pipeline, rows, killed, MAPPING, batch_size=8)
+    assert done.num_resumed == done.num_rows == NUM_ROWS and killed.read_bytes() == whole.read_bytes()
+    assert not list(rows.parent.glob("*killed*.partial")) and not list(rows.parent.glob(".*.tmp"))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_broken_rows(pipeline: CrossModalPipeline, rows: Path, num_workers: int) -> None:
     (rows.parent / "pictures/5.png").write_text("no image")

@@ -172,8 +172,17 @@ class Modulation:
         """`ogm_coefficient_image`, ...: means over the steps since it was last asked for."""
         if not self._logged:
             return {}
-        means, self._logged = torch.stack(self._logged).mean(0).tolist(), []
+        device = self._logged[-1].device  # what a checkpoint kept is on the CPU
+        means, self._logged = torch.stack([factors.to(device) for factors in self._logged]).mean(0).tolist(), []
         return {f"ogm_coefficient_{name}": mean for name, mean in zip(self.names, means, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The coefficients since the last log, for JSON."""
+        return {"logged": [factors.tolist() for factors in self._logged]}
+
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Goes on from what [`Modulation.state_dict`] gave."""
+        self._logged = [torch.tensor(factors, dtype=torch.float64) for factors in kept["logged"]]
 
     def _parameters_of(self, modality: str) -> Iterator[nn.Parameter]:
         """The encoder's own parameters that have a gradient, each once."""
