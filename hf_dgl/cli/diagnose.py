@@ -31,7 +31,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Prints tables and the verdict; progress goes to stderr."""
+    """Prints the verdict and the tables behind it; progress goes to stderr."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markdown import Markdown
@@ -53,6 +53,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         print(json.dumps(found.to_dict(), indent=2))
         return
     console = Console()
+    for paragraph in found.verdict():
+        console.print(Markdown(paragraph))
+        console.print()
     for columns, rows in found.tables():
         table = Table(box=SIMPLE_HEAD)
         for index, column in enumerate(columns):
@@ -60,6 +63,5 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for paragraph in [*found.verdict(), *found.notes]:
-        console.print(Markdown(paragraph))
-        console.print()
+    for note in found.notes:
+        console.print(Markdown(note))

@@ -89,7 +89,7 @@ def _fusion_words(found: Inspection, tops: Mapping[str, float]) -> str:
 
 def _legend(found: Inspection, names: list[str]) -> str:
     mixed = [name for name in names if _layers_with_fusion(found.tree, name) is not None]
-    stripes = f"grey stripes: the fusion's part of each layer of {' and '.join(mixed)}; " if mixed else ""
+    stripes = f"grey stripes: the fusion's part of each layer of {' and '.join(mixed)}\n" if mixed else ""
     return f"{stripes}features go up, gradients down; a red cut stops the multimodal gradient"
 
 
@@ -114,7 +114,7 @@ def _stripes(axes: Any, index: int, top: float, number: int) -> None:
 
 
 def _arrows(axes: Any, index: int, top: float, bottom: float, group: Group, colour: str) -> None:
-    """Between an encoder and the fusion: features up, the multimodal gradient, cut or not, and the unimodal one down."""
+    """Between an encoder and the fusion: features up; down the multimodal gradient (cut or not), the unimodal one."""
     middle = (top + bottom) / 2
     axes.annotate("", (index + 0.3, bottom), (index + 0.3, top), arrowprops={"arrowstyle": "<->", "color": _QUIET})
     if "multimodal" not in group.trained_by:

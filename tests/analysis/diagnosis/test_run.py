@@ -168,7 +168,7 @@ def test_how_sure() -> None:
 
 def test_a_fusion_that_has_not_learned_what_a_bilinear_one_has_is_told() -> None:
     text = " ".join(with_regime("synergy", own=0.05).verdict())
-    assert "The recipe's own fusion explains only 0.05" in text and "with a bilinear fusion" in text
+    assert "The recipe's own fusion tells only 0.05" in text and "with a bilinear fusion" in text
     assert "bilinear" not in " ".join(with_regime("synergy").verdict())
 
 
