@@ -24,6 +24,14 @@ from .load import pipeline
 
 _TOP_K = 5
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+_CONTRAST = {  # what the theme paints paler than 4.5 to 1, in its light half
+    "block_label_text_color": "*primary_700",
+    "block_title_text_color": "*primary_700",
+    "body_text_color_subdued": "*neutral_600",
+    "input_placeholder_color": "*neutral_500",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+}
 _EMPTY = "The answer will stand here."
 _NOTHING = "Give the model something first: {}. One is enough."
 
@@ -48,24 +56,27 @@ def build(model: str | CrossModalPipeline, examples: Sequence[Mapping[str, Any]]
         >>> build("outputs/image_text").launch()
     """
     gradio = _gradio()
-    name = "a model" if isinstance(model, CrossModalPipeline) else str(model)
+    name = str(model.model.config.name_or_path) if isinstance(model, CrossModalPipeline) else str(model)
     pipe = model if isinstance(model, CrossModalPipeline) else pipeline(model, **kwargs)
     arrays = [modality for modality in pipe.modalities if pipe.kind(modality) == "array"]
     if arrays:
-        raise ValueError(f"{name} reads arrays of features ({', '.join(arrays)}), which nobody can type into a page.")
+        raise ValueError(
+            f"{name or 'The model'} reads arrays of features ({', '.join(arrays)}), which nobody can type into a page."
+        )
     how = (
         "all of them together; below is also what each alone would have said."
         if pipe.needs_all
         else "together, or whichever are there. Switch one off to see what the model says without it."
     )
-    with gradio.Blocks(title=f"{Path(name).name} - hf_dgl", analytics_enabled=False) as app:
-        gradio.Markdown(f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: {how}")
+    title = Path(name).absolute().name if name else "A multimodal model"
+    with gradio.Blocks(title=f"{title} - hf_dgl", analytics_enabled=False) as app:
+        gradio.Markdown(f"# {title}\nReads {_listed(pipe.modalities, 'and')}: {how}")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=1, min_width=320):
                 values, switches = _inputs(gradio, pipe)
-                with gradio.Row():
-                    clear = gradio.Button("Clear", variant="secondary")
+                with gradio.Row():  # on a phone one above the other
                     ask = gradio.Button("Ask the model", variant="primary")
+                    clear = gradio.Button("Clear", variant="secondary")
             with gradio.Column(scale=1, min_width=320):
                 note = gradio.Markdown(_EMPTY, elem_id="note")
                 answers = _answers(gradio, pipe)
@@ -116,7 +127,7 @@ def launch(model: str, host: str = "127.0.0.1", port: int | None = None, **kwarg
 def launch_settings() -> dict[str, Any]:
     """How [`launch`] serves a page: no public link, errors shown, fonts of the visitor's own machine."""
     gradio = _gradio()
-    theme = gradio.themes.Soft(font=_FONTS, font_mono=["ui-monospace", "monospace"])
+    theme = gradio.themes.Soft(font=_FONTS, font_mono=["ui-monospace", "monospace"]).set(**_CONTRAST)
     return {"share": False, "show_error": True, "theme": theme, "footer_links": [], "ssr_mode": False}
 
 

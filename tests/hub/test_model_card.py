@@ -59,8 +59,10 @@ def test_text(card: ModelCard, result: FinetuneResult) -> None:
         "Reads image, audio and text, together or whichever is there, and answers with one of these labels: `zero`,",
         f"accuracy {result.metrics['test']['accuracy']:.3f} with all of them (test split)",
         f"{result.metrics['test']['accuracy_audio']:.3f} with audio only",
-        "![training curves](training_curves.png)",
-        "![gradient norms](gradient_norms.png)",
+        "![Terms of the loss, training loss by step. fused: ",
+        "](training_curves.png)",
+        "](gradient_norms.png)",
+        "![Encoders below, fusion above. Parameters: ",
         "[report.html](report.html)",
         "## Limits",
     ):
