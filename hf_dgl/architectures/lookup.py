@@ -9,12 +9,15 @@ from torch import nn
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.modalities import Modality, did_you_mean
 
-from . import interleaved, refused, sequence, single_stream, two_stream
+from . import audio_language, interleaved, queries, refused, seq2seq, single_stream, two_stream, vision_language
 from .architecture import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
     **two_stream.ROWS,
-    **sequence.ROWS,
+    **vision_language.ROWS,
+    **audio_language.ROWS,
+    **seq2seq.ROWS,
+    **queries.ROWS,
     **single_stream.ROWS,
     **interleaved.ROWS,
     **refused.ROWS,

@@ -5,7 +5,7 @@ from .columns import LABEL_COLUMN, ROW_COLUMN
 from .labels import LabelSpec, expect_dataset
 from .media import load_audio, load_image
 from .native_collator import NativeCollator
-from .preparation import prepare_splits
+from .preparation import encode_labels, prepare_splits
 from .report import DataReport, inspect_data
 from .samples import SAMPLES, load_sample
 from .sources import load_data
@@ -18,6 +18,7 @@ __all__ = [
     "DataReport",
     "LabelSpec",
     "NativeCollator",
+    "encode_labels",
     "expect_dataset",
     "inspect_data",
     "load_audio",

@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .collator import decode_value
-from .columns import LABEL_COLUMN, ROW_COLUMN
+from .columns import LABEL_COLUMN, ROW_COLUMN, is_missing
+from .label_values import kind_of, named, no_label, plain, unlike_the_others
+from .labels import LabelSpec
 from .media import describe_media
 from .workers import map_rows
 
@@ -67,16 +69,18 @@ def why_broken(row: Mapping[str, Any], processor: Any, split: str) -> BrokenRow 
             file = "" if is_text else describe_media(value)
             reason = getattr(error, "reason", str(error))
             return BrokenRow(split, name, modality, _file_name(value, file), reason)
-    if all(row.get(modality) is None for modality in processor.modalities):
+    if all(is_missing(row.get(modality)) for modality in processor.modalities):
         return BrokenRow(split, name, "", "", f"it has none of the modalities {list(processor.modalities)}.")
-    missing = [modality for modality in processor.modalities if row.get(modality) is None]
+    missing = [modality for modality in processor.modalities if is_missing(row.get(modality))]
     if missing and getattr(processor, "needs_all", False):  # see `hf_dgl.models.native`
         return BrokenRow(
             split, name, missing[0], "", "it is missing, and the model reads all modalities in every row."
         )
-    label = row.get(LABEL_COLUMN)
-    if label is None or label != label:
+    label = plain(row.get(LABEL_COLUMN))
+    if label is None:
         return BrokenRow(split, name, LABEL_COLUMN, "", "it has no label.")
+    if kind_of(label) is None:
+        return BrokenRow(split, name, LABEL_COLUMN, "", no_label(label))
     return None
 
 
@@ -101,9 +105,55 @@ def find_broken_rows(
     broken, usable = [], {}
     for split, dataset in splits.items():
         found = map_rows(dataset, partial(why_broken, processor=processor, split=split), num_workers)
+        for index, reason in unlike_the_others(_labels_of(dataset)).items():
+            found[index] = found[index] or BrokenRow(split, _row(dataset, index), LABEL_COLUMN, "", reason)
         broken += [row for row in found if row is not None]
         usable[split] = [index for index, row in enumerate(found) if row is None]
     return broken, usable
+
+
+def _labels_of(dataset: datasets.Dataset) -> list[Any]:
+    if LABEL_COLUMN not in dataset.column_names:
+        return []
+    feature = dataset.features[LABEL_COLUMN]
+    return [named(value, feature) for value in dataset.select_columns(LABEL_COLUMN)[LABEL_COLUMN][:]]
+
+
+def _row(dataset: datasets.Dataset, index: int) -> str:
+    return str(dataset.select_columns(ROW_COLUMN)[index][ROW_COLUMN]) if ROW_COLUMN in dataset.column_names else "?"
+
+
+def find_unknown_labels(
+    splits: Mapping[str, datasets.Dataset], labels: LabelSpec
+) -> tuple[list[BrokenRow], dict[str, list[int]]]:
+    """Rows whose label means nothing to a model with these labels, and per split the indices of the others.
+
+    Example:
+        >>> spec = LabelSpec("single_label_classification", ("cat", "dog"))
+        >>> rows = datasets.Dataset.from_dict({"label": ["dog", "cow"], "row": ["test[0]", "test[1]"]})
+        >>> find_unknown_labels({"test": rows}, spec)[1]
+        {'test': [0]}
+    """
+    broken: list[BrokenRow] = []
+    usable: dict[str, list[int]] = {split: [] for split in splits}
+    for split, dataset in splits.items():
+        feature = dataset.features[LABEL_COLUMN]
+        for index, value in enumerate(dataset.select_columns(LABEL_COLUMN)[LABEL_COLUMN][:]):
+            reason = why_unknown(value, feature, labels)
+            if reason is None:
+                usable[split].append(index)
+            else:
+                broken.append(BrokenRow(split, _row(dataset, index), LABEL_COLUMN, "", reason))
+    return broken, usable
+
+
+def why_unknown(value: Any, feature: Any, labels: LabelSpec) -> str | None:
+    """Why a label of a column of type `feature` means nothing; None if it does mean something."""
+    try:
+        labels.encode_raw(value, feature)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def leave_out_broken_rows(
@@ -131,13 +181,40 @@ def leave_out_broken_rows(
         3
     """
     found: list[Any] = [find_broken_rows(splits, processor, num_workers) if is_main_process else None]
+    return _left_out(splits, found, output_dir, is_main_process)
+
+
+def leave_out_unknown_labels(
+    splits: datasets.DatasetDict,
+    labels: LabelSpec,
+    output_dir: str | os.PathLike[str] | None = None,
+    is_main_process: bool = True,
+) -> datasets.DatasetDict:
+    """`splits` without the rows whose label the model does not know. They are named as broken ones are.
+
+    Args, Raises: As [`leave_out_broken_rows`], whose list is continued.
+    """
+    found: list[Any] = [find_unknown_labels(splits, labels) if is_main_process else None]
+    return _left_out(splits, found, output_dir, is_main_process, begins=False)
+
+
+def _left_out(
+    splits: datasets.DatasetDict,
+    found: list[Any],
+    output_dir: str | os.PathLike[str] | None,
+    is_main_process: bool,
+    begins: bool = True,
+) -> datasets.DatasetDict:
     broken, usable = (broadcast_object_list(found) if torch.distributed.is_initialized() else found)[0]
     if is_main_process:
-        report_broken_rows(broken, sum(map(len, splits.values())), output_dir)
+        report_broken_rows(broken, sum(map(len, splits.values())), output_dir, begins)
     for split, indices in usable.items():
         if not indices:
             first = next(row for row in broken if row.split == split)
-            raise ValueError(f"Nothing is left of the split {split!r}: all of its rows are broken. The first: {first}")
+            no_test = " To do without it: --test_split null." if split == "test" else ""
+            raise ValueError(
+                f"Nothing is left of the split {split!r}: all of its rows are broken. The first: {first}{no_test}"
+            )
     return datasets.DatasetDict(
         {
             split: part if len(usable[split]) == len(part) else part.select(usable[split])
@@ -147,16 +224,21 @@ def leave_out_broken_rows(
 
 
 def report_broken_rows(
-    broken: Sequence[BrokenRow], num_rows: int, output_dir: str | os.PathLike[str] | None = None
+    broken: Sequence[BrokenRow],
+    num_rows: int,
+    output_dir: str | os.PathLike[str] | None = None,
+    begins: bool = True,
 ) -> None:
-    """Warns with the count and the first few; writes all of them to `output_dir`, over what stood there."""
+    """Warns with the count and the first few; writes all of them to `output_dir`, over an old list if `begins`."""
     where = ""
     if output_dir is not None:
         path = Path(output_dir) / BROKEN_ROWS_FILE
-        path.unlink(missing_ok=True)
+        if begins:
+            path.unlink(missing_ok=True)
         if broken:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in broken), encoding="utf-8")
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(row)) + "\n" for row in broken)
             where = f" All of them: {path}"
     if broken:
         shown = "\n".join(f"  {row}" for row in broken[:_NUM_SHOWN])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .columns import CROP_COLUMN, LABEL_COLUMN, ROW_COLUMN
+from .columns import CROP_COLUMN, LABEL_COLUMN, ROW_COLUMN, is_missing
 from .labels import LabelSpec
 from .limits import audio_limit, crop_audio
 from .media import load_audio, load_image
@@ -112,7 +112,7 @@ def decode_value(
         max_audio_seconds, random_crop: As in [`CrossModalCollator`].
 
     Returns:
-        PIL image, string, float32 waveform; None for None.
+        PIL image, string, float32 waveform; None for what is missing (None, NaN, an empty text or path).
 
     Raises:
         ValueError: a file that cannot be read, or text that is no text.
@@ -121,7 +121,7 @@ def decode_value(
         >>> decode_value(processor, "text", 7)
         '7'
     """
-    if value is None:
+    if is_missing(value):
         return None
     part, rate = processor.processors[name], processor.sampling_rate(name)
     if hasattr(part, "read_value"):  # a column of features, see `hf_dgl.models.native.FeatureArray`
@@ -134,7 +134,7 @@ def decode_value(
         return crop_audio(samples, max(1, round(seconds * rate)), random_crop)
     if not isinstance(part, PreTrainedTokenizerBase):
         return load_image(value)
-    if isinstance(value, (str, Number)):  # a csv with a column of numbers does not say that they are text
+    if isinstance(value, (str, Number)):
         return str(value)
     raise ValueError(f"expected a string, got {type(value).__name__}: {value!r:.80}.")
 

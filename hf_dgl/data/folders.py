@@ -1,71 +1,197 @@
-"""Folders of audio files. (Images: `datasets` reads those folders itself; for audio it would need torchcodec.)"""
+"""What a folder holds: tables beside their media, media in class folders, or media with a table of metadata.
+
+| layout | what is read |
+|---|---|
+| `train.csv`, (`val.csv`,) `test.csv` (tsv, json, jsonl, parquet), media wherever their paths say | the tables |
+| one table of another name, whose paths lead to files | it, as `train` |
+| `[split/]class/x.png` (or `x.wav`) | `image` (`audio`), `label`: the class folder |
+| `[split/]metadata.csv` (or jsonl, parquet) with a column `file_name` | `image` (`audio`), the other columns, and |
+| | `label`: the class folder, where the table has no such column |
+
+All else is left to `datasets.load_dataset`. (Its own readers of such folders guess types, mistake tables beside media
+for metadata, and need torchcodec for audio.)
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
+from transformers.utils import logging
 
-from .columns import LABEL_COLUMN, replace_column
+from .columns import LABEL_COLUMN, holds_paths, is_missing, replace_column
+from .tables import TABLE_SUFFIXES, read_table
+
+logger = logging.get_logger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64")
-_METADATA = {"metadata.csv": "csv", "metadata.jsonl": "json", "metadata.parquet": "parquet"}
-_SPLIT_OF_FOLDER = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation"}
-_SPLIT_OF_FOLDER |= {"dev": "validation", "test": "test", "eval": "test"}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
+_SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_NO_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "package.json")
+_SPLIT_OF_WORD = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
+_SPLIT_OF_WORD |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation") | {"evaluation": "test"}
 
 
-def is_audio_folder(path: Path) -> bool:
-    """Whether a folder holds audio files to be found by walking it, rather than tables or images."""
-    return next(_audio_files(path), None) is not None and not any(
-        entry.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet") and entry.name not in _METADATA
-        for entry in path.iterdir()
+class Source(NamedTuple):
+    """Rows of a split, and the folder that paths in them are relative to."""
+
+    rows: Any
+    folder: Path | None
+
+
+def read_folder(path: Path, streaming: bool = False) -> dict[str, Source] | None:
+    """Splits of a folder that is laid out as the table on top of this file says; None: it is not.
+
+    Args:
+        path: The folder.
+        streaming: Read rows of tables when they are asked for.
+
+    Raises:
+        ValueError: several tables that may be meant, metadata without `file_name`, files that lie in no class folder.
+    """
+    tables = _tables_of(path)
+    if named := _by_split(tables):
+        _say_what_is_left(path, tables, named)
+        return {split: _read_all(files, streaming) for split, files in named.items()}
+    kind = _kind_of_media(path)
+    if tables and (kind is None or _leads_to_files(tables, path)):
+        return {"train": _read_all(tables, streaming)}
+    if kind is None:
+        return None
+    parts = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in _SPLIT_OF_WORD]
+    roots = {_SPLIT_OF_WORD[entry.name]: entry for entry in parts} or {"train": path}
+    found = {split: _read_media(root.resolve(), kind) for split, root in roots.items()}
+    folders = {name for rows, labels in found.values() if labels for name in labels if name is not None}
+    classes = datasets.ClassLabel(names=sorted(folders))
+    return {split: Source(_with_labels(rows, labels, classes), None) for split, (rows, labels) in found.items()}
+
+
+# -------------------------------------------------------------------------------------------------- tables in a folder
+
+
+def _tables_of(path: Path) -> list[Path]:
+    """The folder's tables; if it has none, those in its folder `data` (as in clones from the Hub)."""
+    for folder in (path, path / "data"):
+        found = [
+            entry
+            for entry in sorted(folder.iterdir() if folder.is_dir() else ())
+            if entry.suffix.lower() in TABLE_SUFFIXES
+            and entry.is_file()
+            and entry.name not in (*_METADATA, *_NO_DATA)
+            and not entry.name.startswith(".")
+        ]
+        if found:
+            return found
+    return []
+
+
+def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
+    """Split -> its files, where one is of the training split: `train.csv`, `my-train-00000-of-00002.csv`, ..."""
+    found: dict[str, list[Path]] = {}
+    for file in tables:
+        words = re.split(r"[^a-z]+", file.stem.lower())
+        split = next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
+        if split is not None:
+            found.setdefault(split, []).append(file)
+    return found if "train" in found else {}
+
+
+def _say_what_is_left(path: Path, tables: list[Path], named: dict[str, list[Path]]) -> None:
+    used = {file for files in named.values() for file in files}
+    for split, files in named.items():
+        if len({file.suffix for file in files}) > 1:
+            raise ValueError(
+                f"{str(path)!r} has several tables for the split {split!r}: {[file.name for file in files]}. Remove "
+                "or rename those that are not meant."
+            )
+    if left := [file.name for file in tables if file not in used]:
+        logger.warning(f"Of {str(path)!r} the tables named by split are read; {', '.join(left)} are not.")
+
+
+def _leads_to_files(tables: list[Path], path: Path) -> bool:
+    """Whether these tables, rather than the media around them, are the data."""
+    rows = [row for row, _ in zip(read_table(tables[0], streaming=True), range(100), strict=False)]
+    columns = {name: [row[name] for row in rows if isinstance(row[name], str)] for row in rows[:1] for name in row}
+    return any(holds_paths("", values, tables[0].parent) for values in columns.values())
+
+
+def _read_all(files: list[Path], streaming: bool) -> Source:
+    """The rows of one split's files, which must have the same columns."""
+    parts = [read_table(file, streaming) for file in files]
+    if len(parts) > 1:
+        columns = [list(next(iter(part))) for part in parts]
+        if any(set(other) != set(columns[0]) for other in columns):
+            shown = "; ".join(f"{file.name}: {names}" for file, names in zip(files, columns, strict=True))
+            raise ValueError(
+                f"{str(files[0].parent)!r} holds several tables with different columns ({shown}). Name the one that "
+                f"is meant, e.g. --data {files[0]}; or call them train.csv, validation.csv and test.csv."
+            )
+    return Source(parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts), files[0].parent.resolve())
+
+
+# --------------------------------------------------------------------------------------------------- media in a folder
+
+
+def _kind_of_media(path: Path) -> str | None:
+    """`image` or `audio`: what there is more of (covers lie beside music); None: neither."""
+    counts = {kind: sum(1 for _ in _media_files(path, kind)) for kind in _SUFFIXES}
+    return max(counts, key=counts.__getitem__) if any(counts.values()) else None
+
+
+def _media_files(path: Path, kind: str) -> Iterator[Path]:
+    return (
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in _SUFFIXES[kind] and not file.name.startswith(".") and file.is_file()
     )
 
 
-def load_audio_folder(path: Path) -> dict[str, datasets.Dataset]:
-    """Splits of a folder of audio files, laid out as for `datasets`' audiofolder.
-
-    | layout | columns |
-    |---|---|
-    | `[split/]class/x.wav` | `audio`, `label` (the class folder) |
-    | `[split/]metadata.csv` (or jsonl, parquet) with a column `file_name`, and the files | `audio`, and the others |
-
-    Returns:
-        Split name -> data set; `audio` is an absolute path. Without split folders everything is `train`.
-
-    Raises:
-        ValueError: metadata without `file_name`, or files that lie in no class folder.
-    """
-    parts = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in _SPLIT_OF_FOLDER]
-    roots = {_SPLIT_OF_FOLDER[entry.name]: entry for entry in parts} or {"train": path}
-    return {split: _load_root(root) for split, root in roots.items()}
-
-
-def _load_root(root: Path) -> datasets.Dataset:
-    root = root.resolve()
-    for name, builder in _METADATA.items():
-        if not (root / name).is_file():
-            continue
-        table = datasets.load_dataset(builder, data_files=str(root / name))["train"]
-        if "file_name" not in table.column_names:
-            raise ValueError(
-                f"{str(root / name)!r} needs a column 'file_name' (path relative to it); it has {table.column_names}. "
-                f"If other columns hold the paths, give the file itself: --data {root / name} --audio COLUMN."
-            )
-        paths = [value if value is None else str(root / value) for value in table["file_name"][:]]
-        return replace_column(table, "file_name", paths, datasets.Value("string"), new_name="audio")
-    files = sorted(_audio_files(root))
+def _read_media(root: Path, kind: str) -> tuple[datasets.Dataset, list[str | None] | None]:
+    """Rows, and the class folder of each; None for the latter where a table says the labels."""
+    for name in _METADATA:
+        if (root / name).is_file():
+            return _read_metadata(root / name, kind)
+    files = sorted(_media_files(root, kind))
     outside = [file for file in files if file.parent == root]
     if outside:
         raise ValueError(
             f"{str(outside[0])!r} lies in no class folder, so it has no label. Move files to {root}/<class>/, or "
             f"write {root}/metadata.csv with the columns file_name,label."
         )
-    return datasets.Dataset.from_dict(
-        {"audio": [str(file) for file in files], LABEL_COLUMN: [file.parent.name for file in files]}
-    )
+    if not files:
+        raise ValueError(f"{str(root)!r} holds no {kind} files.")
+    rows = datasets.Dataset.from_dict({kind: [str(file) for file in files]})
+    return rows, [file.parent.name for file in files]
 
 
-def _audio_files(path: Path) -> Iterator[Path]:
-    return (file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+def _with_labels(
+    rows: datasets.Dataset, labels: list[str | None] | None, classes: datasets.ClassLabel
+) -> datasets.Dataset:
+    if labels is None:
+        return rows
+    ids = [None if name is None else classes.str2int(name) for name in labels]
+    return rows.add_column(LABEL_COLUMN, ids, feature=classes)
+
+
+def _read_metadata(file: Path, kind: str) -> tuple[datasets.Dataset, list[str | None] | None]:
+    """Its rows; `file_name` as `image` or `audio`, `<name>_file_name` as `<name>`. And the class folders."""
+    table, root = read_table(file), file.parent
+    named = {name: name.removesuffix("_file_name") for name in table.column_names if name.endswith("_file_name")}
+    if "file_name" in table.column_names:
+        named["file_name"] = kind
+    if not named:
+        raise ValueError(
+            f"{str(file)!r} needs a column 'file_name' (path relative to it); it has {table.column_names}. "
+            f"If other columns hold the paths, give the file itself: --data {file} --{kind} COLUMN."
+        )
+    first = next(iter(named))
+    folders = [None if is_missing(value) else Path(value).parent.name for value in table[first][:]]
+    for column, name in named.items():
+        paths = [None if is_missing(value) else str(root / value) for value in table[column][:]]
+        table = replace_column(table, column, paths, datasets.Value("string"), new_name=name)
+    has_classes = LABEL_COLUMN not in table.column_names and any(folders)
+    return table, [name or None for name in folders] if has_classes else None

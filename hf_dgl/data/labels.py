@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
+from transformers.utils import logging
 
 from hf_dgl.method.modalities import did_you_mean
 
 from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column, row_name
-
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES = (
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
+from .label_values import finite_float, integer_name, is_integer, kind_of, named, no_label, plain, unlike_the_others
+from .problem_types import (
+    PROBLEM_TYPES,
+    REGRESSION,
+    SINGLE_LABEL,
+    check_fits,
+    checked_names,
+    guess_problem_type,
+    is_class_label,
+    names_of_classes,
 )
-"""Transformers' own words for `config.problem_type`."""
+
+logger = logging.get_logger(__name__)
 
 
 def expect_dataset(value: Any, name: str) -> datasets.Dataset:
@@ -57,7 +64,8 @@ class LabelSpec:
 
     Args:
         problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
-        names: class names in the order of their ids; for regression one name, of the quantity.
+        names: class names in the order of their ids; for regression those of the quantities.
+        mean, std: for regression of each quantity in the training split, by which the model standardises it.
 
     Example:
         >>> LabelSpec("single_label_classification", ("cat", "dog")).encode_value("dog")
@@ -66,6 +74,8 @@ class LabelSpec:
 
     problem_type: str
     names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.problem_type not in PROBLEM_TYPES:
@@ -75,7 +85,7 @@ class LabelSpec:
 
     @property
     def num_labels(self) -> int:
-        """Width of the logits; 1 for regression."""
+        """Width of the logits; for regression the number of quantities."""
         return len(self.names)
 
     @property
@@ -87,6 +97,19 @@ class LabelSpec:
     def label2id(self) -> dict[str, int]:
         """For the model's config."""
         return {name: index for index, name in enumerate(self.names)}
+
+    def to_config(self) -> dict[str, Any]:
+        """Arguments of a model's configuration, or of `CrossModalForSequenceClassification.from_encoders`.
+
+        Example:
+            >>> LabelSpec("regression", ("price",), (51_000.0,), (800.0,)).to_config()["label_mean"]
+            [51000.0]
+        """
+        config: dict[str, Any] = {"num_labels": self.num_labels, "id2label": self.id2label, "label2id": self.label2id}
+        config["problem_type"] = self.problem_type
+        if self.mean is not None and self.std is not None:
+            config |= {"label_mean": list(self.mean), "label_std": list(self.std)}
+        return config
 
     @classmethod
     def from_config(cls, config: Any) -> LabelSpec:
@@ -108,50 +131,48 @@ class LabelSpec:
         | label column | problem type | class names |
         |---|---|---|
         | `ClassLabel` | single-label | its own |
-        | strings, booleans, integers | single-label | the values, sorted |
+        | strings, booleans, integers | single-label | the values, sorted (numbers by size) |
         | lists of strings or of `ClassLabel` | multi-label | the values, sorted; `ClassLabel`: its own |
         | lists of 0/1, all of one length (multi-hot) | multi-label | the positions |
-        | floats | regression | |
+        | floats; strings that are all numbers, some with a fraction | regression | |
+        | lists of floats, all of one length | regression of several quantities | |
+
+        Blanks around a label do not count; an empty one is missing.
 
         Args:
             dataset: the training split. Of a stream only the first label is read, so that its classes have to be
                 those of a `ClassLabel`, or `class_names`.
             problem_type: overrides the guess, e.g. `regression` for integers.
             column: the label column.
-            class_names: in the order of their ids; in place of those of the label column.
+            class_names: in the order of their ids; in place of those of the label column. For several quantities
+                their names.
 
         Raises:
-            ValueError: no such column, no rows, a null label (names the row), a single class, a `problem_type` that
-                does not fit the column, or a stream of which nobody says the classes.
+            ValueError: no such column, no rows, a null label or one of another type (names the row), a single
+                class, a `problem_type` that does not fit the column, or a stream of which nobody says the classes.
 
         Example:
             >>> LabelSpec.from_dataset(datasets.Dataset.from_dict({"label": ["dog", "cat"]})).id2label
             {0: 'cat', 1: 'dog'}
         """
         feature, values = _first_labels(dataset, column)
-        guessed = _guess_problem_type(values)
-        if class_names is not None and guessed == REGRESSION and problem_type is None:
-            guessed = SINGLE_LABEL  # integers with gaps are read as floats from csv
+        guessed = guess_problem_type(values)
+        if class_names is not None and guessed == REGRESSION and kind_of(values[0]) != "a list":
+            guessed = SINGLE_LABEL
         problem_type = problem_type or guessed
-        spec = cls(problem_type, (column,))  # refuses an unknown problem_type
-        if (guessed == MULTI_LABEL) != (problem_type == MULTI_LABEL) or (
-            problem_type == REGRESSION and isinstance(values[0], str)
-        ):
-            raise ValueError(
-                f"problem_type={problem_type!r} does not fit the label column {column!r}, which holds values like "
-                f"{values[0]!r}: that is {guessed!r}."
-            )
+        cls(problem_type, (column,))  # refuses an unknown problem_type
+        check_fits(problem_type, guessed, values, column)
         if problem_type == REGRESSION:
-            return spec
+            return _quantities(cls, values, column, class_names, isinstance(dataset, datasets.IterableDataset))
         if class_names is not None:
-            names = _checked_names(class_names, feature)
-        elif isinstance(dataset, datasets.IterableDataset) and not _is_class_label(feature):
+            names = checked_names(class_names, feature)
+        elif isinstance(dataset, datasets.IterableDataset) and not is_class_label(feature):
             raise ValueError(
                 "streaming: the classes have to be known before the rows are read. Name them in the order of their "
                 f"ids: `--class_names cat dog` (the first label is {values[0]!r}). Or set `problem_type: regression`."
             )
         else:
-            names = _class_names(feature, values)
+            names = names_of_classes(feature, values)
         if problem_type == SINGLE_LABEL and len(names) < 2:
             raise ValueError(
                 f"All labels of the training split are {names[0]!r}; at least 2 classes are needed. Is {column!r} the "
@@ -164,22 +185,29 @@ class LabelSpec:
 
         Args:
             value: single-label: class id (int) or name (str); multi-label: multi-hot floats, or a list of names;
-                regression: a number.
+                regression: a number, or a list of them. numpy's and torch's are like Python's.
 
         Returns:
-            Class id, multi-hot list of `num_labels` floats, or float.
+            Class id, multi-hot list of `num_labels` floats, float, or list of floats.
 
         Raises:
             ValueError: null, or unknown to training.
         """
+        raw, value = value, plain(value)
         if value is None:
             raise ValueError("the label is null. Remove the row or give it a label.")
+        if kind_of(value) is None:
+            raise ValueError(no_label(raw))
         if self.problem_type == SINGLE_LABEL:
-            return self._class_id(value)
-        if self.problem_type == REGRESSION:
-            return _finite_float(value)
-        if not isinstance(value, (list, tuple)):
+            return self._class_id(raw if isinstance(raw, str) and raw in self.names else value)
+        if self.problem_type == REGRESSION and self.num_labels == 1:
+            return finite_float(value[0] if isinstance(value, list) and len(value) == 1 else value)
+        if not isinstance(value, list):
             raise ValueError(f"expected a list of labels, got {value!r}.")
+        if self.problem_type == REGRESSION:
+            if len(value) != self.num_labels:
+                raise ValueError(f"expected {self.num_labels} numbers ({', '.join(self.names)}), got {value!r}.")
+            return [finite_float(entry) for entry in value]
         if len(value) == self.num_labels and all(not isinstance(entry, str) and entry in (0, 1) for entry in value):
             return [float(entry) for entry in value]
         multi_hot = [0.0] * self.num_labels
@@ -198,7 +226,7 @@ class LabelSpec:
 
         Returns:
             The same rows; the label column is a `ClassLabel` (single-label), a list of `num_labels` floats
-            (multi-label) or a float (regression).
+            (multi-label) or a float (regression; a list of them for several quantities).
 
         Raises:
             ValueError: a label that is null or that training never saw; names label, row and split.
@@ -214,26 +242,26 @@ class LabelSpec:
             feature = None if data.features is None else data.features[column]
             return data.map(functools.partial(self._encode_row, feature=feature, split=split, column=column))
         expect_dataset(data, f"split {split!r}")
-        encoded, feature = [], data.features[column]
-        for index, value in enumerate(_named_values(data, column, split)):
+        encoded, feature = [], data.features[column] if column in data.features else None
+        for index, value in enumerate(_checked_values(data, column, split)):
             try:
                 encoded.append(self.encode_value(self._raw_integer_to_name(value, feature)))
             except ValueError as error:
-                raise ValueError(f"{row_name(data, index, split)}, column {column!r}: {error}") from error
+                raise ValueError(f"{row_name(data, index, split)}, column {column!r}: {error}{_SKIP}") from error
         if feature == self._feature():
             return data
         return replace_column(data, column, encoded, self._feature())
 
     def encode_raw(self, value: Any, feature: Any) -> int | float | list[float]:
         """`encode_value` for a label as it stands in a column of type `feature` (None: not declared)."""
-        return self.encode_value(self._raw_integer_to_name(_ids_to_names(value, feature), feature))
+        return self.encode_value(self._raw_integer_to_name(named(value, feature), feature))
 
     def _encode_row(self, row: dict[str, Any], feature: Any, split: str, column: str) -> dict[str, Any]:
         try:
             return {**row, column: self.encode_raw(row.get(column), feature)}
         except ValueError as error:
             where = f"Row {row[ROW_COLUMN]} (split {split!r})" if ROW_COLUMN in row else f"A row of split {split!r}"
-            raise ValueError(f"{where}, column {column!r}: {error}") from error
+            raise ValueError(f"{where}, column {column!r}: {error}{_SKIP}") from error
 
     def _raw_integer_to_name(self, value: Any, feature: Any) -> Any:
         """Integers are class ids where classes have real names, but values to look up where the names are integers."""
@@ -243,13 +271,14 @@ class LabelSpec:
             or isinstance(feature, datasets.ClassLabel)
         ):
             return value
-        return _integer_name(value) if all(name.lstrip("-").isdigit() for name in self.names) else value
+        is_number_ = isinstance(value, (int, float))
+        return integer_name(value) if is_number_ and all(map(is_integer, self.names)) else value
 
     def _feature(self) -> Any:
         if self.problem_type == SINGLE_LABEL:
             return datasets.ClassLabel(names=list(self.names))
         value = datasets.Value("float32")
-        return value if self.problem_type == REGRESSION else datasets.List(value)
+        return value if self.problem_type == REGRESSION and self.num_labels == 1 else datasets.List(value)
 
     def _class_id(self, value: Any) -> int:
         """A class id from an id (number) or a name (anything else)."""
@@ -261,6 +290,8 @@ class LabelSpec:
                 "'hidden' in many public test splits: such a split cannot be scored, set test_split=null.)"
             )
         index = self.label2id.get(str(value))
+        if index is None and is_integer(value) and not any(map(is_integer, self.names)):
+            return self._class_id(int(value))  # an id from csv, where all is text
         if index is None:
             known = ", ".join(self.names[:10]) + (", ..." if self.num_labels > 10 else "")
             raise ValueError(
@@ -270,108 +301,65 @@ class LabelSpec:
         return index
 
 
-def _named_values(dataset: datasets.Dataset, column: str, split: str) -> list[Any]:
-    """The label column with `ClassLabel` ids turned into names; integers and the rest as they are. Refuses nulls."""
+_SKIP = " Or leave such rows out: --on_error skip."
+
+
+def _checked_values(dataset: datasets.Dataset, column: str, split: str) -> list[Any]:
+    """The label column as `label_values.named` has it. Refuses missing labels, and those unlike the others."""
     if column not in dataset.column_names:
         raise ValueError(
             f"Split {split!r} has no label column {column!r}; its columns are {dataset.column_names}. Name it with "
             f"column_mapping, e.g. {column}=<column>."
         )
-    labels = dataset.select_columns(column)
-    values = labels[column][:]
-    nulls = [index for index, value in enumerate(values) if value is None or value != value]
+    feature = dataset.features[column]
+    values = [named(value, feature) for value in dataset.select_columns(column)[column][:]]
+    nulls = [index for index, value in enumerate(values) if value is None]
     if nulls:
         others = f", nor have {len(nulls) - 1} other rows" if len(nulls) > 1 else ""
         raise ValueError(
             f"{row_name(dataset, nulls[0], split)} has no label (column {column!r} is null){others}. Label such rows, "
             "or leave them out: --on_error skip."
         )
-    feature = dataset.features[column]
-    return [_ids_to_names(value, feature) for value in values]
+    for index, reason in unlike_the_others(values).items():
+        raise ValueError(f"{row_name(dataset, index, split)}, column {column!r}: {reason}{_SKIP}")
+    return values
 
 
 def _first_labels(dataset: Any, column: str) -> tuple[Any, list[Any]]:
     """The type of the label column, and its values; of a stream only the first."""
     if not isinstance(dataset, datasets.IterableDataset):
         expect_dataset(dataset, "train_dataset")
-        return dataset.features[column] if column in dataset.features else None, _named_values(
-            dataset, column, "train"
-        )
+        values = _checked_values(dataset, column, "train")
+        return dataset.features[column], values
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError("train_dataset: the stream has no rows.")
-    if first.get(column) is None:
-        raise ValueError(
-            f"The first row of the training split has no label (column {column!r}); its columns are {list(first)}."
-        )
     feature = None if dataset.features is None else dataset.features[column]
-    return feature, [_ids_to_names(first[column], feature)]
+    value = named(first.get(column), feature)
+    if value is None or kind_of(value) is None:
+        reason = f"has no label (column {column!r})" if value is None else no_label(value)
+        raise ValueError(f"The first row of the training split: {reason}; its columns are {list(first)}.{_SKIP}")
+    return feature, [value]
 
 
-def _is_class_label(feature: Any) -> bool:
-    return isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
-
-
-def _ids_to_names(value: Any, feature: Any) -> Any:
-    """Class ids of a `ClassLabel` (or of a list of them) as names; -1 ("hidden") and all else as it is."""
-    if isinstance(feature, datasets.ClassLabel):
-        return feature.int2str(value) if isinstance(value, int) and value >= 0 else value
-    inner = getattr(feature, "feature", None)  # of a List
-    if isinstance(inner, datasets.ClassLabel) and isinstance(value, (list, tuple)):
-        return [_ids_to_names(entry, inner) for entry in value]
-    return value
-
-
-def _checked_names(class_names: Sequence[str], feature: Any) -> tuple[str, ...]:
-    names = tuple(map(str, class_names))
-    if len(set(names)) < len(names):
-        raise ValueError(f"class_names: expected every name once, got {list(names)}.")
-    declared = getattr(feature, "feature", feature)
-    if isinstance(declared, datasets.ClassLabel) and (unknown := set(declared.names) - set(names)):
-        raise ValueError(f"class_names: the label column's classes {sorted(unknown)} are missing in {list(names)}.")
-    return names
-
-
-def _guess_problem_type(values: Sequence[Any]) -> str:
-    if isinstance(values[0], list):
-        return MULTI_LABEL
-    return REGRESSION if isinstance(values[0], float) else SINGLE_LABEL
-
-
-def _class_names(feature: Any, values: Sequence[Any]) -> tuple[str, ...]:
-    """Class names in the order of their ids."""
-    inner = getattr(feature, "feature", feature)
-    if isinstance(inner, datasets.ClassLabel):
-        return tuple(inner.names)
-    if isinstance(values[0], list):
-        flat = {entry for value in values for entry in value}
-        if all(isinstance(entry, str) for entry in flat):
-            return tuple(sorted(flat))
-        lengths = {len(value) for value in values}
-        if len(lengths) > 1 or not flat <= {0, 1}:
-            raise ValueError(
-                "Labels that are lists of numbers must be multi-hot: zeros and ones, as many in every row as there "
-                f"are classes. Got values {sorted(flat)[:5]}, lengths {sorted(lengths)[:5]}. Or use class names."
-            )
-        return tuple(str(index) for index in range(lengths.pop()))
-    distinct = set(values)
-    if all(isinstance(value, (str, bool)) for value in distinct):
-        return tuple(sorted(map(str, distinct)))
-    return tuple(_integer_name(value) for value in sorted(distinct))
-
-
-def _integer_name(value: Any) -> str:
-    """`3` and `3.0` are the same class: a column of integers with gaps is read as floats from csv."""
-    if value != int(value):
-        raise ValueError(f"label {value!r} is not a whole number, so it names no class. Is this a regression?")
-    return str(int(value))
-
-
-def _finite_float(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected a number (regression), got {value!r}.") from None
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite number (regression), got {number}.")
-    return number
+def _quantities(
+    cls: type[LabelSpec], values: Sequence[Any], column: str, names: Sequence[str] | None, is_stream: bool
+) -> LabelSpec:
+    """What a regression predicts, with mean and standard deviation (of a stream they are not known yet)."""
+    rows = [value if isinstance(value, list) else [value] for value in values]
+    if len(lengths := {len(row) for row in rows}) > 1:
+        raise ValueError(f"Labels that are lists of numbers need the same length in every row, got {sorted(lengths)}.")
+    count = lengths.pop()
+    if names is None or len(names) != count:
+        names = (column,) if count == 1 else tuple(f"{column}_{index}" for index in range(count))
+    if is_stream:
+        return cls(REGRESSION, tuple(names))
+    table = np.asarray([[finite_float(entry) for entry in row] for row in rows], dtype=np.float64)
+    mean, std = table.mean(axis=0), table.std(axis=0)
+    std = np.where(std > 0, std, 1.0)  # a constant: nothing to scale
+    if (std < 1e-5 * np.abs(mean)).any():
+        logger.warning(
+            f"The labels vary by {std.min():.3g} around {mean[std.argmin()]:.6g}, and models compute with about 7 "
+            "digits: subtract a constant from them first."
+        )
+    return cls(REGRESSION, tuple(names), tuple(mean.tolist()), tuple(std.tolist()))

@@ -10,6 +10,7 @@ import datasets
 from transformers.utils import logging
 
 from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column
+from .label_values import is_number, plain
 
 logger = logging.get_logger(__name__)
 
@@ -71,7 +72,9 @@ def _alike(named: Mapping[str, Any]) -> list[Any]:
     if streamed:
         return together
     for column in together[0].column_names:
-        kinds = {name: part.features[column] for name, part in zip(named, together, strict=True)}
+        kinds: dict[str, Any] = {name: part.features[column] for name, part in zip(named, together, strict=True)}
+        if column == LABEL_COLUMN:
+            kinds = {name: _label_kind(part) for name, part in zip(named, together, strict=True)}
         if len({str(kind) for kind in kinds.values()}) > 1:
             shown = ", ".join(f"{kind} in {name!r}" for name, kind in kinds.items())
             raise ValueError(
@@ -79,6 +82,15 @@ def _alike(named: Mapping[str, Any]) -> list[Any]:
                 "them alike, e.g. class names in all of them."
             )
     return together
+
+
+def _label_kind(part: datasets.Dataset) -> Any:
+    """The type of the labels; of texts (in csv everything is) whether they are numbers."""
+    feature = part.features[LABEL_COLUMN]
+    if feature != datasets.Value("string"):
+        return feature
+    values = [value for value in map(plain, part[LABEL_COLUMN][:]) if value is not None]
+    return "texts that are numbers" if values and all(map(is_number, values)) else "texts"
 
 
 def _label_feature(part: Any) -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 
 import datasets
 
-from .broken import leave_out_broken_rows
+from .broken import leave_out_broken_rows, leave_out_unknown_labels
 from .columns import CROP_COLUMN
+from .labels import LabelSpec
 from .limits import audio_limit, report_long_texts
-from .streaming import leave_out_broken_rows_of_streams
+from .streaming import leave_out_broken_rows_of_streams, leave_out_unknown_labels_of_streams
 
 
 def prepare_splits(
@@ -61,6 +62,36 @@ def prepare_splits(
     train = splits["train"]
     marked = train.map(_mark) if is_stream else train.add_column(CROP_COLUMN, [True] * len(train))
     return type(splits)({**splits, "train": marked})
+
+
+def encode_labels(
+    splits: Any,
+    labels: LabelSpec,
+    on_error: str = "raise",
+    output_dir: str | os.PathLike[str] | None = None,
+    is_main_process: bool = True,
+) -> Any:
+    """`splits` with labels as the loss takes them.
+
+    Args:
+        splits: From [`prepare_splits`].
+        labels: Of the model.
+        on_error: `skip`: rows whose label the model does not know are left out, and named like broken ones.
+        output_dir, is_main_process: As in [`prepare_splits`].
+
+    Raises:
+        ValueError: a label that the model does not know (`raise`), or nothing is left of a split.
+
+    Example:
+        >>> few = datasets.DatasetDict(train=data["train"].select(range(3)))
+        >>> encode_labels(few, LabelSpec.from_dataset(data["train"]))["train"].num_rows
+        3
+    """
+    if on_error == "skip" and any(isinstance(split, datasets.IterableDataset) for split in splits.values()):
+        splits = leave_out_unknown_labels_of_streams(splits, labels, output_dir)
+    elif on_error == "skip":
+        splits = leave_out_unknown_labels(splits, labels, output_dir, is_main_process)
+    return labels.encode(splits)
 
 
 def _mark(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from .broken import BrokenRow, why_broken
 from .collator import decode_value
-from .columns import LABEL_COLUMN, ROW_COLUMN
-from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelSpec
+from .columns import LABEL_COLUMN, ROW_COLUMN, is_missing
+from .label_values import named, unlike_the_others
+from .labels import LabelSpec
 from .limits import audio_limit, count_tokens, text_limit
+from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .workers import map_rows
 
 
@@ -133,6 +135,7 @@ def inspect_data(
         split: map_rows(part, partial(_read_row, processor=processor, split=split), num_workers)
         for split, part in splits.items()
     }
+    _find_odd_labels(splits, facts)
     broken = [row.broken for rows in facts.values() for row in rows if row.broken is not None]
     labels, wrong = _read_labels(splits, facts, problem_type, class_names)
     duplicates, shared = _find_duplicates(facts, processor.modalities)
@@ -165,7 +168,7 @@ class _RowFacts:
 
 
 def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
-    missing = [name for name in processor.modalities if row.get(name) is None]
+    missing = [name for name in processor.modalities if is_missing(row.get(name))]
     facts = _RowFacts(str(row.get(ROW_COLUMN, "?")), why_broken(row, processor, split), row.get(LABEL_COLUMN), missing)
     if facts.broken is not None and facts.broken.modality != LABEL_COLUMN:
         return facts
@@ -187,6 +190,14 @@ def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
             content = np.asarray(value).tobytes()
         facts.digests[name] = b"" if value is None else blake2b(content, digest_size=16).digest()
     return facts
+
+
+def _find_odd_labels(splits: Mapping[str, datasets.Dataset], facts: Mapping[str, list[_RowFacts]]) -> None:
+    """Marks rows whose label is of another kind than most."""
+    for split, rows in facts.items():
+        feature = splits[split].features[LABEL_COLUMN]
+        for index, reason in unlike_the_others([named(row.label, feature) for row in rows]).items():
+            rows[index].broken = rows[index].broken or BrokenRow(split, rows[index].name, LABEL_COLUMN, "", reason)
 
 
 def _read_labels(

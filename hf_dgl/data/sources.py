@@ -10,22 +10,17 @@ import datasets
 
 from hf_dgl.method.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, rename_columns, replace_column
-from .folders import is_audio_folder, load_audio_folder
+from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, replace_column, whole_path
+from .folders import Source, read_folder
 from .labels import expect_dataset
 from .mixing import mix_splits
+from .renaming import rename_columns
 from .samples import load_sample
-from .splits import add_missing_splits, limit_rows, pick_splits
+from .splits import add_missing_splits, check_has_labels, limit_rows, pick_splits
 from .streaming import first_rows, prepare_streams
+from .tables import TABLE_SUFFIXES, read_table
 
 SAMPLE_PREFIX = "sample:"
-_FILE_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
 
 
 def load_data(
@@ -91,11 +86,12 @@ def load_data(
     """
 
     def load(name: Any) -> dict[str, Any]:
-        source, folder = _read(name, dataset_config_name, seed, revision, token, streaming)
+        source = _read(name, dataset_config_name, seed, revision, token, streaming)
         what = name if isinstance(name, str) else type(name).__name__
         picked = pick_splits(source, what, train_split, validation_split, test_split)
+        rows, folders = ({split: part[i] for split, part in picked.items()} for i in range(2))
         prepare: Callable[..., dict[str, Any]] = prepare_streams if streaming else _prepare_tables
-        return prepare(picked, what, folder, column_mapping or {}, modalities, test_split is not None, seed)
+        return prepare(rows, what, folders, column_mapping or {}, modalities, test_split is not None, seed)
 
     if isinstance(dataset_name, Mapping) and not isinstance(dataset_name, datasets.DatasetDict):
         splits = mix_splits({name: load(name) for name in dataset_name}, dataset_name, seed)
@@ -110,8 +106,8 @@ def load_data(
 def _prepare_tables(
     splits: Mapping[str, datasets.Dataset],
     what: str,
-    folder: Path | None,
-    column_mapping: Mapping[str, str],
+    folders: Mapping[str, Path | None],
+    column_mapping: Mapping[str, Any],
     modalities: Sequence[str] | None,
     wants_test: bool,
     seed: int,
@@ -120,10 +116,11 @@ def _prepare_tables(
     prepared = {}
     for split, dataset in splits.items():
         dataset = expect_dataset(dataset, f"split {split!r} of {what!r}")
+        check_has_labels(dataset, split, column_mapping.get(LABEL_COLUMN, LABEL_COLUMN), what)
         dataset = rename_columns(dataset, column_mapping, modalities, what)
         for name in dataset.column_names:
             if name != LABEL_COLUMN:
-                dataset = _leave_encoded(dataset, name, folder)
+                dataset = _leave_encoded(dataset, name, folders[split])
         if ROW_COLUMN not in dataset.column_names:
             dataset = dataset.add_column(ROW_COLUMN, [f"{split}[{index}]" for index in range(len(dataset))])
         prepared[split] = dataset
@@ -132,29 +129,29 @@ def _prepare_tables(
 
 def _read(
     name: Any, config_name: str | None, seed: int, revision: str | None, token: str | bool | None, streaming: bool
-) -> tuple[dict[str, Any], Path | None]:
-    """All splits of a source, and the folder that paths in it are relative to."""
+) -> dict[str, Source]:
+    """All splits of a source, and the folder that paths in each are relative to."""
     if isinstance(name, (datasets.Dataset, datasets.IterableDataset if streaming else datasets.Dataset)):
-        return {"train": name}, None
+        return _without_folder({"train": name})
     if isinstance(name, (datasets.DatasetDict, datasets.IterableDatasetDict if streaming else datasets.DatasetDict)):
-        return dict(name), None
+        return _without_folder(name)
     if not isinstance(name, str):
         raise ValueError(
             "dataset_name: expected a Hub id, a path, sample:NAME, a Dataset or a DatasetDict, got "
             f"{type(name).__name__}."
         )
     if name.startswith(SAMPLE_PREFIX):
-        return dict(load_sample(name.removeprefix(SAMPLE_PREFIX), seed=seed)), None
-    lazily = {"streaming": True} if streaming else {}
+        return _without_folder(load_sample(name.removeprefix(SAMPLE_PREFIX), seed=seed))
     path = Path(name).expanduser()
     if path.is_file():
-        return read_file(path, **lazily), path.resolve().parent
+        return {"train": Source(read_table(path, streaming), path.resolve().parent)}
     if path.is_dir():
-        return _read_folder(path, config_name, **lazily), path.resolve()
-    if path.suffix in _FILE_BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return _read_folder(path, config_name, streaming)
+    if path.suffix in TABLE_SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"There is no file or folder {name!r} (seen from {Path.cwd()}){_nearest_file(path)}")
-    if f".{name}" in _FILE_BUILDERS or name in ("imagefolder", "audiofolder"):  # would read the working directory
+    if f".{name}" in TABLE_SUFFIXES or name in ("imagefolder", "audiofolder"):  # would read the working directory
         raise ValueError(f"{name!r} is a format, not a data set. Give the path of the file or folder, e.g. data.csv.")
+    lazily = {"streaming": True} if streaming else {}
     try:
         loaded = datasets.load_dataset(name, config_name, revision=revision, token=token, **lazily)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ConnectionError, ValueError) as error:
@@ -162,27 +159,29 @@ def _read(
             f"Cannot load the data set {name!r}: {error} (It is neither a file nor a folder here, so it was looked "
             f"for on the Hub. Offline sample data: {SAMPLE_PREFIX}image_text.)"
         ) from error
-    return dict(loaded), None
+    return _without_folder(loaded)
 
 
-def read_file(path: Path, **lazily: Any) -> dict[str, Any]:
-    suffix = path.suffix.lower()
-    if suffix not in _FILE_BUILDERS:
-        raise ValueError(
-            f"Cannot read {str(path)!r}: expected one of {', '.join(_FILE_BUILDERS)}, got {suffix or 'no suffix'!r}"
-            f"{did_you_mean(suffix, list(_FILE_BUILDERS))}"
-        )
-    builder, options = _FILE_BUILDERS[suffix]
-    return _load_local(str(path), builder, data_files=str(path), **options, **lazily)
+def _without_folder(splits: Mapping[Any, Any]) -> dict[str, Source]:
+    return {str(split): Source(rows, None) for split, rows in splits.items()}
 
 
-def _read_folder(path: Path, config_name: str | None, **lazily: Any) -> dict[str, Any]:
+def _read_folder(path: Path, config_name: str | None, streaming: bool) -> dict[str, Source]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(str(path))
-        return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    if is_audio_folder(path):
-        return load_audio_folder(path)
-    return _load_local(str(path), str(path.resolve()), name=config_name, **lazily)
+        return _without_folder(saved if isinstance(saved, datasets.DatasetDict) else {"train": saved})
+    found = None if config_name is not None or _names_its_files(path) else read_folder(path, streaming)
+    if found is not None:
+        return found
+    lazily = {"streaming": True} if streaming else {}
+    loaded = _load_local(str(path), str(path.resolve()), name=config_name, **lazily)
+    return {split: Source(rows, path.resolve()) for split, rows in loaded.items()}
+
+
+def _names_its_files(path: Path) -> bool:
+    """Whether the folder's card says which files are which split, as that of a data set from the Hub may."""
+    card = path / "README.md"
+    return card.is_file() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace").split("\n---")[0]
 
 
 def _load_local(what: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -211,5 +210,5 @@ def _leave_encoded(dataset: datasets.Dataset, column: str, folder: Path | None) 
     values = dataset[column][:]
     if not holds_paths(column, values, folder):
         return dataset
-    absolute = [value if value is None else str(folder / value) for value in values]
+    absolute = [whole_path(value, folder) for value in values]
     return replace_column(dataset, column, absolute, datasets.Value("string"))

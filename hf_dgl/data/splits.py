@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -11,11 +12,15 @@ from transformers.utils import logging
 
 from hf_dgl.method.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN
+from .columns import LABEL_COLUMN, is_missing
+from .label_values import kind_of, plain, unlike_the_others
+from .problem_types import REGRESSION, guess_problem_type
+from .renaming import columns_of
 
 logger = logging.get_logger(__name__)
 
 VALIDATION_FRACTION, TEST_FRACTION = 0.1, 0.2  # of the training split, where the data set brings no split of its own
+_PEEK = 1000  # rows of a stream that are looked at
 _OTHER_NAMES = {"validation": ("val", "valid", "dev"), "test": ("eval",)}
 
 
@@ -51,6 +56,36 @@ def pick_splits(
                 "model was trained on or chosen by mean nothing: name another split, or leave the option out."
             )
     return {ours: source[theirs] for ours, theirs in picked.items()}
+
+
+def check_has_labels(dataset: Any, split: str, column: Any, what: str) -> None:
+    """Refuses a split to be scored on that has no labels, as the test split of a competition.
+
+    Args:
+        dataset: The split, as it was read.
+        split: Ours: `train`, `validation` or `test`.
+        column: What the label is mapped to.
+        what: The source's name, for messages.
+
+    Raises:
+        ValueError: says how to leave the split out.
+    """
+    columns = columns_of(dataset)
+    if split == "train" or not isinstance(column, str) or column not in columns and "." in column:
+        return
+    reason = f"has no column {column!r}"
+    if column in columns:
+        is_stream = isinstance(dataset, datasets.IterableDataset)
+        rows = dataset.select_columns([column])
+        if not all(is_missing(row[column]) for row in (islice(rows, _PEEK) if is_stream else rows)):
+            return
+        reason = f"has no label in any row (column {column!r})"
+    raise ValueError(
+        f"The split {split!r} of {what!r} {reason}, so nothing can be scored on it. Leave it out: "
+        + ("--test_split null" if split == "test" else "remove or rename its file")
+        + ". Its answers are written by `hf-dgl predict OUT --input FILE --output ANSWERS`. (Or say which column is "
+        "the label: --label COLUMN.)"
+    )
 
 
 def add_missing_splits(
@@ -121,7 +156,8 @@ def limit_rows(dataset: datasets.Dataset, max_samples: int | None, seed: int) ->
 
 def _strata(dataset: datasets.Dataset) -> list[Hashable]:
     """The label of each row as something to group by; one group for continuous labels."""
-    values: list[Any] = dataset.select_columns(LABEL_COLUMN)[LABEL_COLUMN][:]
-    if any(isinstance(value, float) and value == value and not value.is_integer() for value in values):
+    values = [plain(value) for value in dataset.select_columns(LABEL_COLUMN)[LABEL_COLUMN][:]]
+    known = [value for value in values if value is not None and kind_of(value) is not None]
+    if known and not unlike_the_others(values) and guess_problem_type(known, quietly=True) == REGRESSION:
         return [0] * len(values)
-    return [tuple(value) if isinstance(value, list) else value for value in values]
+    return [tuple(value) if isinstance(value, list) else str(value) for value in values]

@@ -17,9 +17,11 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from .broken import BROKEN_ROWS_FILE, why_broken
-from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, rename_columns
-from .splits import TEST_FRACTION, VALIDATION_FRACTION
+from .broken import BROKEN_ROWS_FILE, BrokenRow, why_broken, why_unknown
+from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, whole_path
+from .labels import LabelSpec
+from .renaming import rename_columns
+from .splits import TEST_FRACTION, VALIDATION_FRACTION, check_has_labels
 
 logger = logging.get_logger(__name__)
 
@@ -29,8 +31,8 @@ _PEEK = 100  # rows that tell whether a column holds paths
 def prepare_streams(
     splits: Mapping[str, Any],
     what: str,
-    folder: Path | None,
-    column_mapping: Mapping[str, str],
+    folders: Mapping[str, Path | None],
+    column_mapping: Mapping[str, Any],
     modalities: Sequence[str] | None,
     wants_test: bool,
     seed: int,
@@ -43,7 +45,7 @@ def prepare_streams(
     Args:
         splits: As picked from the source, streamed or not.
         what: The source's name, for messages.
-        folder: What paths are relative to.
+        folders: Split -> what paths in it are relative to.
         column_mapping, modalities, wants_test, seed: As in `load_data`.
 
     Raises:
@@ -64,8 +66,8 @@ def prepare_streams(
             )
             + f" (seed {seed}; a stream cannot be stratified)."
         )
-    return {
-        split: _with_whole_paths(streams[split], folder)
+    return {  # last: the hash must not depend on where the folder is
+        split: _with_whole_paths(streams[split], folders.get(split, folders["train"]))
         for split in ("train", "validation", "test")
         if split in streams
     }
@@ -83,6 +85,21 @@ def leave_out_broken_rows_of_streams(
         path.unlink(missing_ok=True)
     return datasets.IterableDatasetDict(
         {split: stream.filter(partial(_is_usable, processor, split, path)) for split, stream in streams.items()}
+    )
+
+
+def leave_out_unknown_labels_of_streams(
+    streams: Mapping[str, datasets.IterableDataset], labels: LabelSpec, output_dir: str | os.PathLike[str] | None
+) -> datasets.IterableDatasetDict:
+    """Streams that pass over rows whose label the model does not know, and name them as broken ones."""
+    path = None if output_dir is None else Path(output_dir) / BROKEN_ROWS_FILE
+    return datasets.IterableDatasetDict(
+        {
+            split: stream.filter(
+                partial(_has_known_label, labels, (stream.features or {}).get(LABEL_COLUMN), split, path)
+            )
+            for split, stream in streams.items()
+        }
     )
 
 
@@ -145,34 +162,31 @@ def _named(
 ) -> datasets.IterableDataset:
     """Our column names, encoded media, and each row's place."""
     stream = part.to_iterable_dataset() if isinstance(part, datasets.Dataset) else part
-    stream = _resolved(stream, split, what)
+    _check_has_rows(stream, split, what)
+    check_has_labels(stream, split, column_mapping.get(LABEL_COLUMN, LABEL_COLUMN), what)
     stream = rename_columns(stream, column_mapping, modalities, what)
-    for name, feature in stream.features.items():
+    features = stream.features or {}
+    for name, feature in features.items():
         if isinstance(feature, (datasets.Image, datasets.Audio)):
             stream = stream.cast_column(name, type(feature)(decode=False))
     numbered = stream.num_shards == 1  # several shards are read in any order: their rows have no numbers
-    has_rows = numbered or ROW_COLUMN in stream.features
-    label = stream.features[LABEL_COLUMN]
-    features = (
-        None  # types that were guessed from the first rows would refuse `seven` after `7`: only declared ones stay
-    )
+    label = features.get(LABEL_COLUMN)
+    declared = None  # types that were guessed from the first rows would refuse `seven` after `7`: only classes stay
     if isinstance(getattr(label, "feature", label), datasets.ClassLabel):
-        rows = {ROW_COLUMN: datasets.Value("string")} if has_rows else {}
-        features = datasets.Features({**stream.features, **rows})
-    return stream.map(partial(_number, split=split if numbered else None), with_indices=True, features=features)
+        rows = {ROW_COLUMN: datasets.Value("string")} if numbered or ROW_COLUMN in features else {}
+        declared = datasets.Features({**stream.features, **rows})
+    return stream.map(partial(_number, split=split if numbered else None), with_indices=True, features=declared)
 
 
-def _resolved(stream: datasets.IterableDataset, split: str, what: str) -> datasets.IterableDataset:
-    """A stream that knows its columns: upstream reads the first rows for that."""
+def _check_has_rows(stream: datasets.IterableDataset, split: str, what: str) -> None:
     try:
-        resolved = stream._resolve_features()
-    except StopIteration:
-        resolved = stream
-    except Exception as error:  # pandas', pyarrow's, json's, ...
-        raise ValueError(f"Cannot read {what!r}: {error}. Is the file empty or damaged?") from error
-    if not resolved.features:
+        first = next(iter(stream), None)
+    except ValueError:
+        raise
+    except Exception as error:  # pyarrow's, fsspec's, ...
+        raise ValueError(f"Cannot read {what!r}: {error}. Is the file damaged?") from error
+    if first is None:
         raise ValueError(f"split {split!r} of {what!r}: the data set has no rows.")
-    return resolved
 
 
 def _number(row: dict[str, Any], index: int, split: str | None) -> dict[str, Any]:
@@ -208,14 +222,22 @@ def _with_whole_paths(stream: datasets.IterableDataset, folder: Path | None) -> 
 
 
 def _join(row: dict[str, Any], columns: Sequence[str], folder: Path) -> dict[str, Any]:
-    whole = {name: str(folder / row[name]) for name in columns if isinstance(row[name], str)}
-    return {**row, **whole}
+    return {**row, **{name: whole_path(row[name], folder) for name in columns}}
 
 
 def _is_usable(processor: Any, split: str, path: Path | None, row: Mapping[str, Any]) -> bool:
     broken = why_broken(row, processor, split)
-    if broken is None:
-        return True
+    return broken is None or _left_out(broken, path)
+
+
+def _has_known_label(labels: LabelSpec, feature: Any, split: str, path: Path | None, row: Mapping[str, Any]) -> bool:
+    reason = why_unknown(row.get(LABEL_COLUMN), feature, labels)
+    name = str(row.get(ROW_COLUMN, "?"))
+    return reason is None or _left_out(BrokenRow(split, name, LABEL_COLUMN, "", reason), path)
+
+
+def _left_out(broken: BrokenRow, path: Path | None) -> bool:
+    """Names a row when it is met, in the log and in the file; False."""
     line = json.dumps(asdict(broken)) + "\n"
     if path is not None:
         if path.is_file() and line in path.read_text(encoding="utf-8"):

@@ -21,6 +21,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from hf_dgl.data import ROW_COLUMN
 from hf_dgl.data.collator import decode_value
+from hf_dgl.data.columns import is_missing
 from hf_dgl.data.limits import audio_limit, audio_windows
 from hf_dgl.data.media import load_audio
 from hf_dgl.method.modalities import did_you_mean
@@ -271,7 +272,7 @@ class CrossModalPipeline(Pipeline):
         values = {}
         for name in self.modalities:
             value = row.get(name)
-            if value is None or isinstance(value, float) and value != value:  # an empty cell of a table
+            if is_missing(value):
                 continue
             try:
                 values[name] = self._pieces(name, value, timeout, folder, whole)

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hf_dgl.data import ROW_COLUMN
-from hf_dgl.data.sources import read_file
+from hf_dgl.data.renaming import with_derived_columns
+from hf_dgl.data.tables import read_table
 from hf_dgl.method.modalities import did_you_mean
 
 from .cross_modal_pipeline import CrossModalPipeline
@@ -109,7 +110,8 @@ def predict_file(
     pipeline._sanitize_parameters(top_k=top_k, on_error=on_error, long_audio=long_audio)
     _check_output(output, overwrite or partial.is_file())  # both are there: the end of a run was interrupted
     table = _read(source)
-    columns = _columns(pipeline.modalities, column_mapping or {}, table.column_names, str(source))
+    table, mapping = with_derived_columns(table, column_mapping or {})
+    columns = _columns(pipeline.modalities, mapping, table.column_names, str(source))
     kept = _kept(table, keep, str(source))
     options = {"columns": columns, "keep": list(keep), "top_k": top_k, "unimodal": unimodal, "long_audio": long_audio}
     job = {"model": _state_of_model(pipeline), "input": _state_of(source), "num_rows": len(table), **options}
@@ -154,7 +156,7 @@ def _read(source: Path) -> datasets.Dataset:
     if not source.is_file():
         siblings = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
         raise ValueError(f"There is no file {str(source)!r}{did_you_mean(source.name, siblings)}")
-    (table,) = read_file(source).values()
+    table = read_table(source)
     for name, feature in table.features.items():
         if isinstance(feature, (datasets.Image, datasets.Audio)):
             table = table.cast_column(name, type(feature)(decode=False))

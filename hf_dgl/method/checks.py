@@ -21,6 +21,7 @@ from .cut import Cut
 from .engine import Engine
 from .outputs import entry, tensors_in
 from .passes import MULTIMODAL, Pass, Run
+from .traces import without_a_trace
 from .variation import same, special_tokens, varied
 
 
@@ -101,18 +102,15 @@ def _quiet(handle: Engine) -> Iterator[None]:
     """No dropout (every module but the root in eval mode), the same noise in all passes, and no trace in gradients,
     buffers and random state."""
     model = handle.model
-    modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    model.eval()
-    model.training = True  # the hooks look at the root
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with torch.random.fork_rng(devices={p.device for p, _ in gradients if p.device.type == "cuda"}), _SameDraws():
+        with without_a_trace(model), _SameDraws():  # `training` of every module included
+            model.eval()
+            model.training = True  # the hooks look at the root
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from .modalities import Partition
 from .outputs import loss_of, tensors_in
+from .traces import without_a_trace
 
 Call = tuple[str, int]
 """One call of an encoder module in a forward: (module path, how many times it was called before)."""
@@ -48,8 +49,7 @@ class Cut:
 def find_cuts(
     model: nn.Module, partition: Partition, present: Sequence[str], call: Mapping[str, Any]
 ) -> dict[str, Cut]:
-    """Runs the model once, without a trace (random numbers and buffers are put back), and reads the graph of its
-    output.
+    """Runs the model once, without a trace (`traces.py`), and reads the graph of its output.
 
     Args:
         present: The modalities in this batch.
@@ -102,19 +102,6 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     found = set(paths)
     outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
     return sorted({re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in outer})
-
-
-@contextmanager
-def without_a_trace(model: nn.Module) -> Iterator[None]:
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from .copies import leave_behind
 from .cut import Cut, find_cuts
 from .forward_call import NO_DATA_PARALLEL, bound_arguments, is_present, unwrapped
 from .gradient_meter import GradientMeter, Measurement
@@ -41,7 +42,7 @@ class Engine:
         unimodal_to_fusion: bool = False,
     ) -> None:
         self.model = unwrapped(model)
-        if any(isinstance(getattr(hook, "__self__", None), Engine) for hook in self.model._forward_hooks.values()):
+        if handle_on(self.model) is not None:
             raise ValueError("The model is disentangled already: call `remove()` on the first handle.")
         self.partition: Partition = resolve(self.model, modalities)
         self.alpha = self.partition.per_modality("alpha", alpha, upper=None)
@@ -56,13 +57,15 @@ class Engine:
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
         self._run: Run | None = None
-        self._also_in_eval = False
+        self._also_in_eval: dict[str, Any] | None = None  # what `unimodal_outputs` gave
         self._encoder_hooks: list[Any] = []
         # `prepend`: FSDP2's own post-forward hook must see the outputs of all passes, so ours runs before it.
         self._root_hooks = [
             self.model.register_forward_pre_hook(self._before, with_kwargs=True),
             self.model.register_forward_hook(self._after, prepend=True, with_kwargs=True, always_call=True),
         ]
+        self._copies_are_plain = False
+        self._undo: list[Callable[[], None]] = []
 
     # ---- what a user calls ------------------------------------------------------------------------------------
 
@@ -70,7 +73,29 @@ class Engine:
         """Takes every hook off again. The model is as it was before [`disentangle`]."""
         for hook in [*self._root_hooks, *self._encoder_hooks]:
             hook.remove()
-        self._root_hooks, self._encoder_hooks = [], []
+        for step in self._undo:
+            step()
+        self._root_hooks, self._encoder_hooks, self._undo = [], [], []
+
+    def stay_behind(self) -> None:
+        """From now on, copies and pickles of the model are plain models; else a copy has a handle of its own."""
+        assert not self._encoder_hooks, "to be called before the first step"
+        self._copies_are_plain = True
+        self._undo.append(leave_behind(self.model, self._root_hooks))
+
+    def come_last(self) -> None:
+        """Lets what others do before a forward (DeepSpeed's engine announces it to its parameters) come before ours.
+
+        Hooks run in the order in which they were put on: needed where a model is wrapped after it was disentangled.
+        """
+        hooks: Any = self.model._forward_pre_hooks  # an OrderedDict, whatever torch's annotation says
+        for hook in self._root_hooks[:1]:  # none, after `remove`
+            hooks.move_to_end(hook.id)
+
+    def _is_before_zero3(self) -> bool:
+        """Whether parameters are partitioned by an engine that is told of a forward only after our hook."""
+        is_last = next(reversed(self.model._forward_pre_hooks)) == self._root_hooks[0].id
+        return not is_last and hasattr(next(self.model.parameters()), "ds_status")
 
     def __enter__(self: _E) -> _E:
         return self
@@ -79,12 +104,16 @@ class Engine:
         self.remove()
 
     @contextmanager
-    def unimodal_outputs(self) -> Iterator[None]:
+    def unimodal_outputs(self) -> Iterator[dict[str, Any]]:
         """Inside, forwards in eval mode or under `no_grad` also give `unimodal` and `losses` (`loss` stays as it
-        is)."""
-        before, self._also_in_eval = self._also_in_eval, True
+        is).
+
+        Yields:
+            A dictionary that holds, after each such forward, modality -> its output alone.
+        """
+        before, self._also_in_eval = self._also_in_eval, {}
         try:
-            yield
+            yield self._also_in_eval
         finally:
             self._also_in_eval = before
 
@@ -118,8 +147,13 @@ class Engine:
         if getattr(module, "_is_replica", False):
             raise ValueError(NO_DATA_PARALLEL)
         training = module.training and torch.is_grad_enabled()
-        if not training and not self._also_in_eval:
+        if not training and self._also_in_eval is None:
             return
+        if self._is_before_zero3():
+            raise ValueError(
+                "Under DeepSpeed ZeRO-3 the model must be disentangled last: call `disentangle` after "
+                "`accelerator.prepare` or `deepspeed.initialize`, or the handle's `come_last()`."
+            )
         call = bound_arguments(self.model, args, kwargs)
         present = self._present(call)
         # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
@@ -224,6 +258,9 @@ class Engine:
         unimodal = {step.name: entry for step, entry in later if step.in_value}
         shares = {step.weight: entry for step, entry in later if not step.in_value}
         extra: dict[str, Any] = {"unimodal": unimodal}
+        if not run.training and self._also_in_eval is not None:
+            self._also_in_eval.clear()
+            self._also_in_eval.update(unimodal)
         if shares:
             extra["encoder_share"] = shares
         found = {MULTIMODAL: loss_of(output), **{name: loss_of(entry) for name, entry in unimodal.items()}}
@@ -286,7 +323,10 @@ class Engine:
         for modules in self.partition.encoders.values():
             for path, module in modules.items():
                 called = functools.partial(self._encoder_called, path)
-                self._encoder_hooks.append(module.register_forward_hook(called, with_kwargs=True))
+                hook = module.register_forward_hook(called, with_kwargs=True)
+                self._encoder_hooks.append(hook)
+                if self._copies_are_plain:
+                    self._undo.append(leave_behind(module, [hook]))
 
     @torch.compiler.disable
     def _encoder_called(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -294,3 +334,9 @@ class Engine:
         if self._run is None or self._run.current.name != MULTIMODAL:
             return None
         return self._run.hand_over(self._modality_of[path], path, (args, kwargs), output)
+
+
+def handle_on(model: nn.Module) -> Engine | None:
+    """The handle whose hooks are on a model, whoever attached it; None for a plain model."""
+    owners = (getattr(hook, "__self__", None) for hook in unwrapped(model)._forward_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, Engine)), None)

@@ -18,6 +18,7 @@ from .cut import Call, Cut
 from .gradient_meter import Measurement
 from .modalities import FUSION, Partition
 from .outputs import map_tensors, tensors_in
+from .traces import random_numbers_kept
 
 MULTIMODAL = "multimodal"
 
@@ -161,7 +162,7 @@ class Run:
         try:
             self._undo += routing.apply()
             self._undo.append(recompute_under(routing))
-            if self.training and not step.trains:  # a run that is measured goes as one that is not
+            if not step.trains and step is not self.passes[0]:  # a run that is measured goes as one that is not
                 self._undo.append(_keep_random_numbers(self.model))
             if step is not self.passes[0]:
                 self._replace_encoders(step)
@@ -311,9 +312,8 @@ def gradient_only(loss: torch.Tensor) -> torch.Tensor:
 
 def _keep_random_numbers(model: nn.Module) -> Callable[[], None]:
     """Until the returned function is called, nothing that is drawn (dropout) is missing from what comes after."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     stack = ExitStack()
-    stack.enter_context(torch.random.fork_rng(devices=devices))
+    stack.enter_context(random_numbers_kept(model))
     return stack.close
 
 

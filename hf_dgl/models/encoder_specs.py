@@ -78,7 +78,7 @@ def processor_source(encoder: Any, train_column: Iterable[Any]) -> Any:
     if encoder_class(encoder).main_input_name != "input_ids":
         return default_processor(encoder)
     # Two positions are spared because RoBERTa-like encoders count them from behind the padding id.
-    texts = (text for text in train_column if isinstance(text, str))
+    texts = (str(text) for text in train_column if text is not None and text == text)  # ids, too, are texts here
     tokenizer = train_tokenizer(texts, encoder.vocab_size, encoder.max_position_embeddings - 2)
     encoder.vocab_size, encoder.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     return tokenizer

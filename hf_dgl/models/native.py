@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 import hf_dgl.models
 from hf_dgl.architectures import ARCHITECTURES
 from hf_dgl.data import LabelSpec
-from hf_dgl.data.labels import MULTI_LABEL, SINGLE_LABEL
+from hf_dgl.data.problem_types import MULTI_LABEL, SINGLE_LABEL
 from hf_dgl.method.modalities import did_you_mean
 
 from .adapters import is_adapter, load_model

@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoConfig, PreTrainedConfig
 
-from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, load_data, prepare_splits
+from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, encode_labels, load_data, prepare_splits
 from hf_dgl.data.limits import remember_crops
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
@@ -70,7 +70,7 @@ def assemble(recipe: Recipe) -> Parts:
     splits = _prepared(splits, processor, recipe, is_training=True)
     labels = _labels(recipe, splits["train"], processor)
     model = build_model(recipe, encoders, labels)
-    splits = splits if labels is None else labels.encode(splits)
+    splits = splits if labels is None else _encoded(splits, labels, recipe, is_training=True)
     splits = shuffle_streams(splits, recipe.data.shuffle_buffer_size, recipe.data.dataset_seed)
     splits = _countable(splits, recipe)
     return Parts(model, processor, splits, _collator(model, processor, recipe.data.max_audio_seconds))
@@ -94,7 +94,8 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     splits = load_splits(recipe, processor.modalities)
     rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
     if not writes_text(processor):
-        rows = LabelSpec.from_config(model.config).encode(rows, split)
+        labels = LabelSpec.from_config(model.config)
+        rows = _encoded(type(splits)({split: rows}), labels, recipe, is_training=False)[split]
     rows = _countable({"evaluated": rows}, recipe)
     return Parts(model, processor, rows, _collator(model, processor, recipe.data.max_audio_seconds))
 
@@ -154,6 +155,16 @@ def _prepared(splits: Any, processor: Any, recipe: Recipe, is_training: bool) ->
         num_workers=recipe.data.preprocessing_num_workers,
         output_dir=recipe.training.output_dir if is_training else None,
         is_training=is_training,
+        is_main_process=recipe.training.process_index == 0,
+    )
+
+
+def _encoded(splits: Any, labels: LabelSpec, recipe: Recipe, is_training: bool) -> Any:
+    return encode_labels(
+        splits,
+        labels,
+        on_error=recipe.data.on_error,
+        output_dir=recipe.training.output_dir if is_training else None,
         is_main_process=recipe.training.process_index == 0,
     )
 

@@ -145,7 +145,7 @@ def finetune(
         trainer = build_trainer(training, parts.model, parts.processor, splits, parts.collator)
         trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
-        training.eval_on_start = checkpoint is None and "validation" in splits
+        trainer.args.eval_on_start = checkpoint is None and "validation" in splits
         if before_training is not None:
             before_training(trainer)
         remove_old_checkpoints(training)

@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from transformers import TrainingArguments
 
 from hf_dgl.method.methods import ALL_METHODS, AS_PUBLISHED, UNIMODAL
 from hf_dgl.method.modalities import did_you_mean
+
+PER_MODALITY = ("alpha", "multimodal_to_encoders", "encoder_learning_rate")
+"""Settings that are one number, or one per modality. `str` comes second in their types, and None is among them: so
+`HfArgumentParser` leaves them to us as words."""
 
 
 @dataclass
@@ -41,14 +46,14 @@ class DGLTrainingArguments(TrainingArguments):
             "choices": list(ALL_METHODS),
         },
     )
-    alpha: float | dict[str, float] | str = field(
+    alpha: float | str | dict[str, float] | None = field(
         default=1.0,
         metadata={
             "help": "Weight of the unimodal losses: one number, or `image=1 text=2`. With Adam-like optimisers it "
             "acts through gradient clipping only; use `encoder_learning_rate` there."
         },
     )
-    multimodal_to_encoders: float | dict[str, float] | str | None = field(
+    multimodal_to_encoders: float | str | dict[str, float] | None = field(
         default=None,
         metadata={
             "help": "Share (0 to 1) of the multimodal loss's gradient that passes to the encoders: one number, or one "
@@ -84,7 +89,7 @@ class DGLTrainingArguments(TrainingArguments):
             "all but the cross-attention belongs to the text. `hf-dgl inspect` shows what each gives."
         },
     )
-    encoder_learning_rate: float | dict[str, float] | str | None = field(
+    encoder_learning_rate: float | str | dict[str, float] | None = field(
         default=None,
         metadata={
             "help": "Learning rate of the encoders: one number, or one per modality. Default: `learning_rate`, as for "
@@ -134,8 +139,12 @@ class DGLTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for name in PER_MODALITY:
+            setattr(self, name, _parsed(name, getattr(self, name)))
+        self.learning_rate_mapping = _entries(self.learning_rate_mapping)
         self._check_method()
         self.learning_rates_by_pattern()
+        self.direction_is_given = self.greater_is_better is not None  # upstream fills in its own rule
         if self.clip_by_group is None:
             self.clip_by_group = self.method not in AS_PUBLISHED
         super().__post_init__()
@@ -172,6 +181,12 @@ class DGLTrainingArguments(TrainingArguments):
                 raise ValueError(f"learning_rate_mapping: expected a number for {pattern!r}, got {rate!r}.") from error
         return {pattern: float(rate) for pattern, rate in mapping.items()}
 
+    @property
+    def learning_rates_by_group(self) -> list[str]:
+        """The names of the settings that are given and make learning rates differ between parameters."""
+        names = ("encoder_learning_rate", "learning_rate_mapping")
+        return [name for name in names if getattr(self, name) not in (None, {})]
+
     def disentangle_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of [`hf_dgl.disentangle`] that the method and its settings amount to."""
         method = ALL_METHODS[self.method or "dgl"]
@@ -186,3 +201,27 @@ class DGLTrainingArguments(TrainingArguments):
 def numbers(value: Any) -> float | dict[str, float]:
     """A setting that is one number, or one per modality, with its numbers as floats (YAML reads `1e-4` as text)."""
     return {key: float(entry) for key, entry in value.items()} if isinstance(value, Mapping) else float(value)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """A setting that is one number, or one per modality: from Python, YAML, JSON, or words of a command line."""
+    if value is None and name != "alpha":
+        return None
+    try:
+        return numbers(_entries(1.0 if value is None else value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected a number, or one per modality, got {value!r}. In Python and YAML it is written "
+            f'`{{image: 1, text: 2}}`, on a command line `--{name} \'{{"image": 1, "text": 2}}\'` or '
+            f"`--{name} 'image=1 text=2'`."
+        ) from error
+
+
+def _entries(value: Any) -> Any:
+    """A mapping for the words that stand for it on a command line, JSON or `name=value name=value`; else the value."""
+    if not isinstance(value, str) or not ("=" in value or value.startswith("{")):
+        return value
+    if value.startswith("{"):
+        return yaml.safe_load(value)  # JSON is YAML
+    words = value.replace(",", " ").split()
+    return {name: number for name, _, number in (word.rpartition("=") for word in words)}

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from hf_dgl.method.adaptive import Explained
+from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.passes import MULTIMODAL
 
@@ -66,6 +67,26 @@ class LeaveInputsAlone(TrainerCallback):
         model = below_adapters(kwargs["model"])
         if args.activation_checkpointing and hasattr(model, "disable_input_require_grads"):
             model.disable_input_require_grads()  # type: ignore[operator]
+
+
+class ComeLast(TrainerCallback):
+    """Lets the hooks of the method run after those that wrapping the model for training has put on (DeepSpeed's).
+
+    Args:
+        handle: Gives the one of the model in training.
+
+    Example:
+
+        >>> trainer.add_callback(ComeLast(lambda: trainer.disentangled))
+    """
+
+    def __init__(self, handle: Callable[[], Disentangled]) -> None:
+        self._handle = handle
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._handle().come_last()
 
 
 class RememberExplained(TrainerCallback):
@@ -242,7 +263,8 @@ class StopWhenNotFinite(TrainerCallback):
 
     def _check_weights(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         finite = [parameter.detach().isfinite().all() for parameter in model.parameters() if parameter.numel()]
-        if not torch.stack([flag.cpu() for flag in finite]).all():
+        # Under ZeRO-3 each process holds a part of every parameter elsewhere, and none here: the losses are looked at.
+        if finite and not torch.stack([flag.cpu() for flag in finite]).all():
             raise _not_finite("Weights are not finite", args, state)
 
 

@@ -125,6 +125,32 @@ def split_by_learning_rate(optimizer: torch.optim.Optimizer, rates: Mapping[int,
     optimizer.param_groups[:] = split
 
 
+def check_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module, rates: Mapping[int, float]) -> None:
+    """Refuses optimizers that make groups of their own (layer by layer, several in one), whose rates stay the same.
+
+    Args:
+        optimizer: After [`split_by_learning_rate`].
+        model: Whose trainable parameters it has.
+        rates: From [`learning_rates`].
+
+    Raises:
+        ValueError: if a parameter has another rate.
+
+    Example:
+
+        >>> check_learning_rates(optimizer, model, {id(model.classifier.weight): 1e-3})
+    """
+    given = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        wanted = rates.get(id(parameter))
+        if parameter.requires_grad and wanted is not None and given.get(id(parameter)) != wanted:
+            raise ValueError(
+                f"{type(optimizer).__name__} groups parameters in its own way, so it cannot give {name!r} the "
+                f"learning rate {wanted:g}: remove `encoder_learning_rate` and `learning_rate_mapping`, or choose "
+                "another `optim`, e.g. adamw_torch."
+            )
+
+
 def clip_by_group(partition: Partition, max_norm: float) -> dict[str, torch.Tensor]:
     """Clips the gradients of each group by the group's own norm.
 

@@ -28,6 +28,7 @@ import datasets
 import evaluate
 import numpy as np
 import scipy.stats
+import torch
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, mean_absolute_error
 from transformers import EvalPrediction
 
@@ -200,7 +201,7 @@ class ModalityGap(OfflineMetric):
         return {"modality_gap": float(max(scores) - min(scores)) if scores else float("nan")}
 
 
-def compute_metrics_for(problem_type: str, modalities: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
+def compute_metrics_for(problem_type: str, modalities: Sequence[str]) -> DefaultMetrics:
     """The `compute_metrics` of a Trainer whose predictions are fused and per-modality logits.
 
     | problem type | metrics | gap in |
@@ -234,33 +235,52 @@ def compute_metrics_for(problem_type: str, modalities: Sequence[str]) -> Callabl
         >>> compute(EvalPrediction({"logits": logits, "image": -logits}, np.array([0, 1])))["accuracy_image"]
         0.0
     """
-    if problem_type not in SCORERS:
-        raise ValueError(f"Unknown problem_type {problem_type!r}{did_you_mean(problem_type, list(SCORERS))}")
-    score, headline = SCORERS[problem_type]
+    return DefaultMetrics(problem_type, modalities)
 
-    def score_labelled_rows(prediction: EvalPrediction) -> dict[str, float]:
-        logits, labels = _first(prediction.predictions), _first(prediction.label_ids)
-        counts = labelled(labels, problem_type)
-        return score(logits[counts], labels[counts]) if counts.any() else {}
 
-    each = per_modality(score_labelled_rows, modalities)
+class DefaultMetrics:
+    """What [`compute_metrics_for`] returns.
 
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    Attributes:
+        names: Of all metrics that it may give.
+    """
+
+    def __init__(self, problem_type: str, modalities: Sequence[str]) -> None:
+        if problem_type not in SCORERS:
+            raise ValueError(f"Unknown problem_type {problem_type!r}{did_you_mean(problem_type, list(SCORERS))}")
+        self._problem_type, self._modalities = problem_type, list(modalities)
+        self._score, self._headline = SCORERS[problem_type]
+        self._each = per_modality(self._score_labelled_rows, self._modalities)
+        plain = NAMES[problem_type]
+        self.names = [f"{name}{suffix}" for suffix in ("", *(f"_{m}" for m in modalities)) for name in plain]
+        self.names += ["modality_gap"] if len(self._modalities) > 1 else []
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs = prediction.predictions
-        num_nan = int(np.isnan(_first(outputs["logits"] if isinstance(outputs, Mapping) else outputs)).sum())
+        fused = _first(outputs["logits"] if isinstance(outputs, Mapping) else outputs)
+        if self._problem_type != "regression" and fused.ndim != 2:
+            raise ValueError(
+                f"The metrics of {self._problem_type!r} are computed from logits of shape [rows, classes], got "
+                f"{list(fused.shape)}. Pass a `compute_metrics` that goes with your `preprocess_logits_for_metrics`."
+            )
+        num_nan = int(np.isnan(fused).sum())
         if num_nan:  # argmax would call them class 0
             raise ValueError(
                 f"{num_nan} fused predictions are NaN: the model has diverged. Lower the learning rate, or clip "
                 "gradients (max_grad_norm)."
             )
-        metrics = each(prediction)
+        metrics = self._each(prediction)
         if not metrics:
             num_rows = len(_first(prediction.label_ids))
             raise ValueError(f"None of the {num_rows} evaluated rows has a label, so there is nothing to score.")
-        alone = [metrics[f"{headline}_{name}"] for name in modalities if f"{headline}_{name}" in metrics]
+        headlines = (f"{self._headline}_{name}" for name in self._modalities)
+        alone = [metrics[headline] for headline in headlines if headline in metrics]
         return metrics | ({"modality_gap": max(alone) - min(alone)} if len(alone) > 1 else {})
 
-    return compute_metrics
+    def _score_labelled_rows(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = _first(prediction.predictions), _first(prediction.label_ids)
+        counts = labelled(labels, self._problem_type)
+        return self._score(logits[counts], labels[counts]) if counts.any() else {}
 
 
 def per_modality(
@@ -294,7 +314,7 @@ def per_modality(
                 continue
             rows = ~np.isnan(outputs[name].reshape(len(outputs[name]), -1)).any(axis=1)
             if rows.any():
-                parts = (_rows(part, rows) for part in (outputs[name], labels, inputs, losses))
+                parts = (only_rows(part, rows) for part in (outputs[name], labels, inputs, losses))
                 alone = compute_metrics(EvalPrediction(*parts), **kwargs)
                 metrics |= {f"{key}_{name}": value for key, value in alone.items()}
         return metrics
@@ -307,13 +327,23 @@ def _first(arrays: Any) -> np.ndarray:
     return np.asarray(arrays[0] if isinstance(arrays, (tuple, list)) else arrays)
 
 
-def _rows(tree: Any, rows: np.ndarray) -> Any:
-    """Some rows of an array, or of all arrays in a dictionary or tuple."""
+def only_rows(tree: Any, rows: Any) -> Any:
+    """Some rows of an array or tensor, or of all in a dictionary or tuple.
+
+    Args:
+        tree: Arrays `[N, ...]`. Upstream repeats losses to full batches: what is beyond `N` is kept.
+        rows: bool `[N]`, an array or a tensor.
+    """
+    if tree is None:
+        return None
     if isinstance(tree, Mapping):
-        return {key: _rows(value, rows) for key, value in tree.items()}
+        return {key: only_rows(value, rows) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
-        return tuple(_rows(value, rows) for value in tree)
-    return tree if tree is None else np.asarray(tree)[rows]
+        return tuple(only_rows(value, rows) for value in tree)
+    found = tree if isinstance(tree, torch.Tensor) else np.asarray(tree)
+    kept = np.ones(len(found), dtype=bool)
+    kept[: len(rows)] = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
+    return found[torch.from_numpy(kept).to(found.device) if isinstance(found, torch.Tensor) else kept]
 
 
 def labelled(labels: np.ndarray, problem_type: str) -> np.ndarray:
@@ -344,3 +374,17 @@ SCORERS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], dict[str, float]], s
     "multi_label_classification": (_score_multi_label, "map"),
     "regression": (_score_regression, "mae"),
 }
+"""Problem type -> what scores its predictions, and the metric of which the modality gap is told."""
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "single_label_classification": ("accuracy", "f1", "f1_micro"),
+    "multi_label_classification": ("map", "f1", "f1_micro"),
+    "regression": ("mae", "pearson"),
+}
+"""Problem type -> the metrics that its scorer gives."""
+
+DIRECTIONS: dict[str, bool] = {
+    **dict.fromkeys(("accuracy", "f1", "f1_micro", "map", "pearson"), True),
+    **dict.fromkeys(("loss", "mae", "modality_gap"), False),
+}
+"""Metric -> whether greater is better."""

@@ -4,11 +4,13 @@
 |---|---|
 | DDP | exact, tested by real processes |
 | FSDP2 (`fully_shard`) | exact, tested by real processes |
-| DeepSpeed ZeRO-1, ZeRO-2 | by its source as exact as DDP; not tested here, for lack of GPUs |
-| DeepSpeed ZeRO-3, FSDP version 1, `nn.DataParallel` | refused |
+| DeepSpeed ZeRO-1, ZeRO-2, ZeRO-3 | exact, ZeRO-2 and ZeRO-3 tested by real processes (`tests/distributed/zero.py`) |
+| FSDP version 1, `nn.DataParallel` | refused |
 
 ZeRO-1 and ZeRO-2 keep the parameters whole and the same objects, and reduce each gradient in a hook on its
-accumulation, once per backward, of which DGL has one. They clip gradients by themselves, by one norm over everything.
+accumulation, once per backward, of which DGL has one. ZeRO-3 gathers a module's weights in hooks of that module, in
+every pass anew; DGL's own hook must come after the one by which its engine announces a forward (see
+[`~hf_dgl.method.engine.Engine.come_last`]). DeepSpeed clips gradients by itself, by one norm over everything.
 """
 
 from __future__ import annotations
@@ -37,9 +39,8 @@ def leave_process_group() -> None:
 def refuse_what_is_not_exact(state: Any) -> None:
     """Raises for ways of sharding that would make the gradients wrong, or that cannot be shown to keep them right.
 
-    ZeRO-3 gathers and drops the weights of a module in hooks of that module, in an order that it records in the first
-    forward. DGL's passes leave modules out and run others again inside of one forward. FSDP version 1 puts views of
-    one flat parameter in place of a module's parameters, and views have no `requires_grad` to switch off.
+    FSDP version 1 puts views of one flat parameter in place of a module's parameters, and views have no
+    `requires_grad` to switch off.
 
     Args:
         state: `accelerate.state.AcceleratorState`, of which the plugins are read.
@@ -51,14 +52,6 @@ def refuse_what_is_not_exact(state: Any) -> None:
 
         >>> refuse_what_is_not_exact(Accelerator().state)
     """
-    deepspeed = getattr(state, "deepspeed_plugin", None)
-    if deepspeed is not None and deepspeed.zero_stage == 3:
-        raise ValueError(
-            "DGL does not run under DeepSpeed ZeRO-3, which fetches and drops weights in an order that DGL's passes "
-            "change: the gradients could be wrong without a sign. Use FSDP2 instead "
-            "(recipes/accelerate/fsdp.yaml), which shards the weights too, or ZeRO-2 "
-            "(recipes/accelerate/deepspeed_zero2.yaml)."
-        )
     fsdp = getattr(state, "fsdp_plugin", None)
     if fsdp is not None and fsdp.fsdp_version == 1:
         raise ValueError(

@@ -5,6 +5,7 @@ What it overrides, and why, stands in the first line of each method.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +66,12 @@ class SavingTrainer(Trainer):
     def _plain_model(self) -> nn.Module:
         assert self.model is not None
         return self.model
+
+    def _settle(self, **values: Any) -> None:
+        """Sets what only the model could tell. The user's arguments stay as they are: others may be made with them."""
+        self.args = copy.copy(self.args)
+        for name, value in values.items():
+            setattr(self.args, name, value)
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 

@@ -7,40 +7,49 @@ in `saving_trainer.py`, what published baselines add is in `baseline_trainer.py`
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import EvalPrediction, TrainingArguments
-from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
-from hf_dgl.architectures.attach import disentangle, found_by_data_flow
+from hf_dgl.architectures.attach import found_by_data_flow
 from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
-from hf_dgl.method.outputs import entry, first_prediction, map_tensors, tensors_in
+from hf_dgl.method.outputs import entry
 from hf_dgl.method.passes import MULTIMODAL
+from hf_dgl.method.traces import random_numbers_kept
 
 from .arguments import DGLTrainingArguments, numbers
-from .baseline_trainer import BaselineTrainer
-from .callbacks import LeaveInputsAlone, RememberExplained, SaveAfterTheEpoch, StopWhenNotFinite, WarnWhenStarved
-from .groups import clip_by_group, freeze, learning_rates, split_by_learning_rate
-from .metrics import compute_metrics_for, per_modality
+from .best_metric import check_before_training, check_measured, greater_is_better
+from .callbacks import (
+    ComeLast,
+    LeaveInputsAlone,
+    RememberExplained,
+    SaveAfterTheEpoch,
+    StopWhenNotFinite,
+    WarnWhenStarved,
+)
+from .evaluation import EvaluatingTrainer
+from .groups import check_learning_rates, clip_by_group, freeze, learning_rates, split_by_learning_rate
+from .metrics import compute_metrics_for
 from .parallelism import refuse_what_is_not_exact
 from .sums import RunningMeans
+from .takeover import take_over
 
 logger = logging.get_logger(__name__)
 
 _MEASURE_JOINT_EVERY = 10  # steps, with `log_gradients`: there it takes passes of its own
 
 
-class DGLTrainer(BaselineTrainer):
+class DGLTrainer(EvaluatingTrainer):
     """Fine-tunes a multimodal model with disentangled gradient learning.
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
@@ -53,7 +62,7 @@ class DGLTrainer(BaselineTrainer):
         compute_metrics: From an `EvalPrediction` to metrics, as upstream. It is called for the fused predictions, and
             again for those of each modality alone, whose metrics get the modality's name as a suffix
             (`accuracy_image`). Default: the usual ones of the model's `problem_type`.
-        **kwargs: Of `transformers.Trainer`.
+        ...: All other arguments are those of `transformers.Trainer`.
 
     Attributes:
         disentangled: The handle of the model in training ([`Disentangled`]).
@@ -72,47 +81,70 @@ class DGLTrainer(BaselineTrainer):
 
     def __init__(
         self,
-        model: Any = None,
+        model: PreTrainedModel | nn.Module | None = None,
         args: TrainingArguments | None = None,
-        *positional: Any,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., Any] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        *,
         modalities: Mapping[str, Any] | str | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        **kwargs: Any,
     ) -> None:
-        """Attaches the method to the model, and wraps losses and metrics so that they see each modality."""
+        """Attaches the method to the model, and wraps losses so that they see each modality."""
         if args is None:
             args = DGLTrainingArguments("tmp_trainer")
         if not isinstance(args, DGLTrainingArguments):
             raise ValueError(f"`args` must be DGLTrainingArguments(...), got {type(args).__name__}.")
-        _check_dataset("train_dataset", kwargs.get("train_dataset"))
+        _check_dataset("train_dataset", train_dataset)
         self._declared = modalities
-        self.disentangled: Disentangled | None = None
         self._terms = RunningMeans()  # of the loss, since the last log
-        self._evaluated: dict[str, list[torch.Tensor]] = defaultdict(list)  # losses alone: [sum over rows, rows]
-        self._is_filler = False  # whether this process evaluates rows again that another one has already
         self._group_norms: dict[str, torch.Tensor] = {}
+        self._split_optimizer: weakref.ref[torch.optim.Optimizer] | None = None
         self.explained: Explained | None = None
-        super().__init__(model, args, *positional, **kwargs)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        if self.optimizer is not None:
+            self._check_own_optimizer()
         self._begin_with(self._plain_model)
         assert self.disentangled is not None
         # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
         self.model_accepts_loss_kwargs = False
         if self.label_smoother is not None:
-            self.label_smoother = functools.partial(self._total_of, self.label_smoother)
+            self.label_smoother = functools.partial(self._total_of, self.label_smoother)  # type: ignore[assignment]
         if self.compute_loss_func is not None:
             self.compute_loss_func = functools.partial(self._total_of, self.compute_loss_func)
         problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
-        if compute_metrics is not None:
-            self.compute_metrics = per_modality(compute_metrics)
-        elif problem_type is not None:
+        if self.compute_metrics is None and problem_type is not None:
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
-        elif self.eval_dataset is not None and not self.args.prediction_loss_only:
+        elif self.compute_metrics is None and self.eval_dataset is not None and not self.args.prediction_loss_only:
             logger.warning(
                 "Evaluation gives losses only: nothing says what the labels are. Set `model.config.problem_type` "
                 "(e.g. 'single_label_classification') for accuracies, fused and of each modality alone, or pass "
                 "`compute_metrics`."
             )
+        self._settle_direction()
         self.add_callback(LeaveInputsAlone())
+        self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite())
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(SaveAfterTheEpoch())
@@ -129,7 +161,7 @@ class DGLTrainer(BaselineTrainer):
         modalities = self._modalities(model)
         if self.args.parallel_mode.value == "not_distributed":  # several GPUs in one process: nn.DataParallel
             raise ValueError("Several GPUs in one process replicate the model. Use `accelerate launch` (DDP) instead.")
-        handle = disentangle(model, modalities, **self.args.disentangle_kwargs())
+        handle = take_over(self, model, modalities, **self.args.disentangle_kwargs())
         freeze(handle.partition, self.args.freeze or [])
         if self.args.log_gradients:
             needs_passes = not any(map(handle.trains_alone, handle.alpha))
@@ -144,7 +176,8 @@ class DGLTrainer(BaselineTrainer):
                 raise ValueError(
                     "`partition` chooses one of the known ones, and `modalities` declares one: remove either."
                 )
-            self.args.method = self.args.method or "dgl"
+            if self.args.method is None:
+                self._settle(method="dgl")
             if isinstance(self._declared, str):
                 self._declared = self._found(model, self._declared)
             return self._declared
@@ -152,7 +185,7 @@ class DGLTrainer(BaselineTrainer):
         if known.note:
             logger.warning_once(f"{name}: {known.note}")
         if self.args.method is None:
-            self.args.method = known.method
+            self._settle(method=known.method)
             if known.method != "dgl":
                 logger.warning_once(f"{name} is trained with `method: {known.method}`. {known.absent}")
         return modalities_of(model, self.args.partition)
@@ -165,7 +198,7 @@ class DGLTrainer(BaselineTrainer):
             )
         if self.train_dataset is None:
             raise ValueError("`modalities='auto'` watches the model on a training batch: give a `train_dataset`.")
-        with torch.random.fork_rng():  # the order of the data stays as it would have been
+        with random_numbers_kept(model):  # the order of the data stays as it would have been
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
         return found_by_data_flow(model, batch)
 
@@ -195,6 +228,27 @@ class DGLTrainer(BaselineTrainer):
             self._begin_with(self._plain_model)
             self.remove_callback(WarnWhenStarved)
             self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
+
+    def _settle_direction(self) -> None:
+        """Which checkpoint is the best one is told by the metric, unless the user has."""
+        metric = self.args.metric_for_best_model
+        if metric is None or self.args.direction_is_given:
+            return
+        assert self.disentangled is not None
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else ()
+        better = greater_is_better(metric, list(self.disentangled.partition.modalities), datasets)
+        if better != self.args.greater_is_better:
+            self._settle(greater_is_better=better)
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Tells what an evaluation would raise hours later."""
+        check_before_training(self)
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Names the nearest metric where there is none of this name."""
+        check_measured(self.args.metric_for_best_model, metrics)
+        return super()._determine_best_metric(metrics, trial)
 
     def continue_with(self, model: nn.Module) -> None:
         """Puts a whole model in the place of the trained one (its adapters merged): to be scored and saved."""
@@ -233,9 +287,7 @@ class DGLTrainer(BaselineTrainer):
                 self.explained.update(terms, labels)
             loss = self._baseline_loss(loss, terms, entry(outputs, "unimodal"), inputs, labels)
         else:
-            rows = torch.tensor(float(0 if self._is_filler else find_batch_size(inputs) or 1), device=loss.device)
-            for name, term in (entry(outputs, "losses") or {}).items():
-                self._evaluated[name].append(torch.stack([term.detach().float() * rows, rows]))
+            self._keep_losses(entry(outputs, "losses") or {}, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def _explain(self, model: nn.Module, problem_type: str) -> Explained:
@@ -308,16 +360,41 @@ class DGLTrainer(BaselineTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives the encoders their own learning rate: upstream's parameter groups are split, nothing else changes."""
         fresh = self.optimizer is None
+        if not fresh:
+            self._check_own_optimizer()
         optimizer = super().create_optimizer(model)
         encoders, patterns = self.args.encoder_learning_rate, self.args.learning_rates_by_pattern()
-        if fresh and (encoders is not None or patterns):
+        if fresh and self.args.learning_rates_by_group:
             assert self.disentangled is not None
             of_modality = {}
             if encoders is not None:
                 of_modality = self.disentangled.partition.per_modality("encoder_learning_rate", numbers(encoders))
             partition = self.disentangled.partition
-            split_by_learning_rate(optimizer, learning_rates(self._plain_model, partition, of_modality, patterns))
+            rates = learning_rates(self._plain_model, partition, of_modality, patterns)
+            split_by_learning_rate(optimizer, rates)
+            check_learning_rates(optimizer, self._plain_model, rates)
+            self._split_optimizer = weakref.ref(optimizer)
         return optimizer
+
+    def _check_own_optimizer(self) -> None:
+        """Learning rates by group are given to an optimizer that is made here: refuses to ignore them in silence."""
+        used, own = self.args.learning_rates_by_group, self._split_optimizer and self._split_optimizer()
+        optimizer: Any = self.optimizer
+        while optimizer is not own and hasattr(optimizer, "optimizer"):  # Accelerate and DeepSpeed wrap it
+            optimizer = optimizer.optimizer
+        if used and optimizer is not own:
+            raise ValueError(
+                f"`{used[0]}` sets the learning rates of an optimizer that the Trainer makes, and it has another one "
+                f"({type(optimizer).__name__}), which it would leave as it is. Remove `{used[0]}`, and give the "
+                "learning rates in the parameter groups of `optimizers=(yours, None)`; or let the Trainer make it: "
+                "`optim`, `optim_args`, or `optimizer_cls_and_kwargs=(cls, {...})`."
+            )
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, Any]:
+        """Looks whether learning rates by group were given to an optimizer: others may make it (DeepSpeed)."""
+        found = super()._prepare_for_training(*args, **kwargs)
+        self._check_own_optimizer()
+        return found
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clips every group by its own norm: a global one would let the modalities scale one another's gradients."""
@@ -328,69 +405,6 @@ class DGLTrainer(BaselineTrainer):
         self.accelerator.unscale_gradients()
         self._group_norms = clip_by_group(self.disentangled.partition, self.args.max_grad_norm)
         return torch.stack(list(self._group_norms.values())).norm()
-
-    # ---- evaluation ---------------------------------------------------------------------------------------------
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Any, Any, Any]:
-        """Predicts with all modalities and with each alone: `{"logits": ..., "image": ..., "text": ...}`."""
-        inputs, filled_up = self._without_repeated_rows(inputs)
-        assert self.disentangled is not None
-        if prediction_loss_only:
-            with self.disentangled.unimodal_outputs():  # whose losses `compute_loss` keeps
-                return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if ignore_keys is None:
-            ignore_keys = list(getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", []))
-        with self.disentangled.unimodal_outputs():
-            loss, outputs, labels = super().prediction_step(model, inputs, False, [*ignore_keys, "losses"])
-        assert outputs is not None
-        *fused, unimodal = outputs
-        fused_logits = fused[0] if len(fused) == 1 else tuple(fused)
-        predictions = {"logits": fused_logits}
-        reference = fused[0]
-        for name in self.disentangled.partition.modalities:
-            logits = first_prediction(unimodal[name]) if name in unimodal else torch.full_like(reference, torch.nan)
-            present = entry(inputs.get(name), "present")
-            if present is not None:  # rows that lack the modality have no opinion of its
-                logits = logits.masked_fill(~present.to(logits.device).view(-1, *[1] * (logits.dim() - 1)), torch.nan)
-            predictions[name] = logits
-        return loss, map_tensors(filled_up, predictions), map_tensors(filled_up, labels)
-
-    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Adds the loss of each modality alone (`eval_loss_image`) where there are no predictions to score."""
-        self._evaluated.clear()
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        if (output.predictions is None or self.blending is not None) and output.metrics is not None:
-            assert self.disentangled is not None
-            names = list(self.disentangled.partition.modalities)  # the same on every process
-            zero = torch.zeros(2, device=self.args.device)
-            sums = torch.stack([torch.stack([zero, *self._evaluated[name]]).sum(0) for name in names])
-            for name, (total, rows) in zip(names, self.accelerator.reduce(sums).tolist(), strict=True):
-                if rows:
-                    output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss_{name}"] = total / rows
-        return output
-
-    def _without_repeated_rows(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
-        """Takes out the rows with which Accelerate fills up the last batch: their loss would count twice.
-
-        Returns:
-            The other rows (one at least), and what brings a tensor of them back to the number that Accelerate expects.
-        """
-        state = self.accelerator.gradient_state
-        found = tensors_in(inputs)
-        self._is_filler = False
-        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0 or not found:
-            return inputs, lambda tensor: tensor
-        size = len(found[0])
-        self._is_filler = state.remainder <= self.args.process_index * size
-        new = min(max(state.remainder - self.args.process_index * size, 1), size)
-        rows = torch.arange(size).clamp(max=new - 1)
-        return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

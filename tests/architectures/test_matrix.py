@@ -1,6 +1,7 @@
 """Every row of the table of architectures, in each of its partitions, against every promise of the method.
 
-A row needs a builder of a tiny model in `tests/architectures_tiny.py`; without one its tests fail.
+A row needs a builder of a tiny model in `tests/architectures_tiny.py`, or one in `tests/shrunk/` (then
+`test_shrunk.py` asks the same of it at once); without one its tests fail.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from hf_dgl.method.modalities import resolve
 from hf_dgl.method.outputs import map_tensors
 from tests.architectures_tiny import TINY
 from tests.oracle import gradients, oracle
+from tests.shrunk import SHRUNK
 
 CASES = [
     pytest.param(name, partition, id=f"{name}-{partition}")
     for name, row in ARCHITECTURES.items()
-    if not row.refused
+    if not row.refused and name not in SHRUNK
     for partition in row.partitions
 ]
 ALPHA = 2.0

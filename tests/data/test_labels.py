@@ -46,9 +46,13 @@ def test_problem_type_overrides_the_guess():
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=20).filter(lambda v: len(set(v)) > 1))
+@given(
+    st.lists(st.text(min_size=1, max_size=3).map(str.strip).filter(bool), min_size=2, max_size=20).filter(
+        lambda v: len(set(v)) > 1
+    )
+)
 def test_encoded_strings_decode_to_themselves(values):
-    spec = LabelSpec.from_dataset(dataset_of(values))
+    spec = LabelSpec.from_dataset(dataset_of(values), problem_type=SINGLE)
     assert [spec.id2label[spec.encode_value(value)] for value in values] == values
 
 

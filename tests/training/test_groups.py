@@ -15,9 +15,11 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.recipe.recipe import load_recipe, make_recipe
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.groups import clip_by_group, freeze, learning_rates
+from hf_dgl.training.trainer import DGLTrainer
 from tests.oracle import TiedEncoders, make_toy
 from tests.recipes import tiny_recipe
 from tests.tiny import tiny_batch, tiny_model
+from tests.training.small import build, small_model
 from tests.training.test_trainer import SINGLE, make
 
 
@@ -187,3 +189,57 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     training = load_recipe(tmp_path / "tiny.yaml", words).training
     assert training.freeze == ["image", "text"]
     assert training.learning_rates_by_pattern() == {r"encoders\.text": 1e-5, "^classifier": 1.0}
+
+
+# ---- learning rates by group, and optimizers that the Trainer does not make ----
+
+
+class OwnOptimizer(DGLTrainer):
+    def create_optimizer(self, model=None):
+        self.optimizer = self.optimizer or torch.optim.SGD(self.model.parameters(), lr=0.1)
+        return self.optimizer
+
+
+class GroupsOfItsOwn(torch.optim.SGD):
+    """Splits what it is given layer by layer, and makes groups anew whenever it is asked."""
+
+    @property
+    def param_groups(self):
+        return [{"params": group["params"], "lr": 0.1} for group in self.__dict__["param_groups"]]
+
+    @param_groups.setter
+    def param_groups(self, value):
+        self.__dict__["param_groups"] = value
+
+
+RATES = [{"encoder_learning_rate": 0.01}, {"learning_rate_mapping": {"^head": 0.01}}]
+
+
+@pytest.mark.parametrize("rates", RATES, ids=lambda rates: next(iter(rates)))
+def test_rates_by_group_and_an_optimizer_of_the_users_own(tmp_path, rates):
+    name, model = next(iter(rates)), small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=f"`{name}` sets the learning rates of an optimizer that the Trainer makes"):
+        build(tmp_path, model=model, optimizers=(optimizer, None), **rates)
+    later = build(tmp_path, model=model, **rates)
+    later.optimizer = optimizer
+    with pytest.raises(ValueError, match="it has another one .SGD"):
+        later.train()
+    with pytest.raises(ValueError, match=f"Remove `{name}`"):
+        build(tmp_path, trainer=OwnOptimizer, **rates).train()
+    with pytest.raises(ValueError, match="GroupsOfItsOwn groups parameters in its own way"):
+        build(tmp_path, optimizer_cls_and_kwargs=(GroupsOfItsOwn, {"lr": 0.1}), **rates).train()
+
+
+def test_an_optimizer_of_the_users_own_without_rates_by_group(tmp_path):
+    model = small_model()
+    build(tmp_path, model=model, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None)).train()
+    build(tmp_path, trainer=OwnOptimizer).train()
+
+
+def test_rates_by_group_in_a_second_training_and_for_a_class_of_the_users(tmp_path):
+    kwargs = {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1}), "encoder_learning_rate": 0.01}
+    trainer = build(tmp_path, max_steps=1, **kwargs)
+    for _ in range(2):
+        trainer.train()
+        assert [group["initial_lr"] for group in trainer.optimizer.param_groups] == [0.01, 0.1, 0.01, 0.1]

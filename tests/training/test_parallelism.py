@@ -35,7 +35,7 @@ def plugins(zero_stage: int | None = None, fsdp_version: int | None = None) -> A
     )
 
 
-@pytest.mark.parametrize("zero_stage", [None, 0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [None, 0, 1, 2, 3])
 @pytest.mark.parametrize("fsdp_version", [None, 2])
 def test_accepted(zero_stage: int | None, fsdp_version: int | None) -> None:
     refuse_what_is_not_exact(plugins(zero_stage, fsdp_version))
@@ -57,10 +57,9 @@ def fake_accelerator(monkeypatch: pytest.MonkeyPatch, state: Any) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (plugins(zero_stage=3), r"does not run under DeepSpeed ZeRO-3.*recipes/accelerate/fsdp.yaml.*ZeRO-2"),
         (plugins(fsdp_version=1), r"does not run under FSDP version 1.*Set `fsdp_version: 2`"),
     ],
-    ids=["zero3", "fsdp1"],
+    ids=["fsdp1"],
 )
 @pytest.mark.parametrize("method", ["dgl", "joint"])
 def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, message: str, method: str) -> None:

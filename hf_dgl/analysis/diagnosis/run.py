@@ -162,7 +162,7 @@ def _predict(trainer: Any, rows: Any, columns: Sequence[str]) -> tuple[np.ndarra
     """Labels of the readable rows; outputs with all modalities (`logits`) and with each alone, of all rows: NaN where
     a row has nothing to answer from."""
     readable = _readable(rows, columns)
-    found = trainer.predict(readable)
+    found = trainer.predict_each_modality(readable)
     outputs = {}
     for name, part in found.predictions.items():
         part = part[0] if isinstance(part, tuple) else part

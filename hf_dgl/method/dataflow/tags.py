@@ -19,8 +19,8 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_dgl.method.cut import without_a_trace as without_a_trace
 from hf_dgl.method.outputs import loss_of, map_tensors, tensors_in
+from hf_dgl.method.traces import without_a_trace as without_a_trace
 
 _SHAPE_ONLY = ("zeros", "ones", "full", "empty", "rand", "randn", "randint", "sym_")
 """Starts of the names of operations whose values do not depend on those of the tensors that they are given."""

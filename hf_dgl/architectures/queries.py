@@ -1,0 +1,89 @@
+"""Features in front of a text, most of them through query tokens of a Q-Former: BLIP-2, InstructBLIP, GIT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_dgl.method.absence import (
+    closed,
+    empty_text,
+    image_tokens,
+    in_turn,
+    no_tokens,
+    other_text,
+    other_words,
+    prompt_tokens,
+)
+from hf_dgl.method.modalities import Modality
+
+from .architecture import Architecture
+from .sequence import ANSWER_NOTE, NO_PROMPT, first_token_id, image_token_id, text_modality, written
+
+
+def _git(config: Any) -> dict[str, Modality]:
+    """The image stands before the text without placeholders, and the loss counts on its tokens being there."""
+    return {
+        "image": Modality(inputs=["pixel_values"], encoder=["git.image_encoder", "git.visual_projection"]),
+        "text": text_modality(config, ["git.embeddings"], prompt_tokens()),
+    }
+
+
+def _blip2(config: Any) -> dict[str, Modality]:
+    """The Q-Former sees no text: all of it is the image's."""
+    place = image_token_id(config)
+    return {
+        "image": Modality(
+            inputs=["pixel_values"],
+            encoder=["vision_model", "qformer", "language_projection"],
+            parameters=[r"(^|\.)query_tokens$"],
+            hide=closed(image_tokens(place)),
+        ),
+        "text": text_modality(config, [_table(config)], prompt_tokens(place)),
+    }
+
+
+def _instructblip(config: Any) -> dict[str, Modality]:
+    """The Q-Former sees the text, so it is fusion, and its own table of words is the text's."""
+    tokens = prompt_tokens(image_token_id(config))
+    return {
+        "image": Modality(
+            inputs=["pixel_values"],
+            encoder=["vision_model"],
+            silent=["qformer.encoder.layer.*.crossattention.output.dense"],
+        ),
+        "text": Modality(
+            inputs=["input_ids", "qformer_input_ids"],
+            encoder=[
+                _table(config),
+                "qformer.embeddings.word_embeddings",
+                "qformer.embeddings.position_embeddings",
+            ],
+            absent="omit",
+            hide=in_turn(
+                no_tokens("qformer_input_ids", "qformer_attention_mask"), empty_text(tokens, first_token_id(config))
+            ),
+            vary=in_turn(other_text(tokens), other_words("qformer_input_ids")),
+        ),
+    }
+
+
+def _table(config: Any) -> str:
+    """The token embeddings of BLIP-2's language model: OPT (a decoder) or T5."""
+    if getattr(config, "use_decoder_only_language_model", True):
+        return "language_model.model.decoder.embed_tokens"
+    return "language_model.shared"
+
+
+ROWS: dict[str, Architecture] = {
+    "GitForCausalLM": Architecture(
+        {"embeddings": _git},
+        absent=f"No image: its tokens are zero, and still attended. {NO_PROMPT}",
+        method="multimodal_truncation",
+        note="The model cannot leave the image's tokens out, so the fusion learns from the unimodal losses too. "
+        + ANSWER_NOTE,
+    ),
+    "Blip2ForConditionalGeneration": written(_blip2, "No image: the query tokens' positions are closed to attention."),
+    "InstructBlipForConditionalGeneration": written(
+        _instructblip, "No image: the Q-Former does not attend to it, its query tokens read the text alone."
+    ),
+}

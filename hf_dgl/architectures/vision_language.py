@@ -1,0 +1,89 @@
+"""Pictures and videos among the tokens of a language model. One class, one row."""
+
+from __future__ import annotations
+
+from .architecture import Architecture
+from .sequence import READ_FROM_TEXT, classifies, writes
+
+_TOWER = ("model.vision_tower", "model.multi_modal_projector")
+_CONNECTED = ("model.vision_model", "model.connector")
+_VISUAL = ("model.visual",)
+_PROJECTED = ("model.vision_model", "model.projector")
+_MERGED = ("model.vision_tower", "model.merger")
+_ALIGNED = ("model.vision_model", "model.aligner")
+_NEWLINE = (r"model\.image_newline$",)  # a learned line break between tiles, put in behind the projection
+_TEXT_MODEL = "model.text_model.embed_tokens"
+_PADDING = "All-zero `pixel_values` are dropped as padding by the model."
+
+_CLASSIFIERS = {
+    "ModernVBertForSequenceClassification": classifies(
+        "model.text_model.embeddings.tok_embeddings", note=_PADDING, image=_CONNECTED
+    ),
+    "UltraVBertForSequenceClassification": classifies(_TEXT_MODEL, note=_PADDING, image=_CONNECTED),
+    "Gemma3ForSequenceClassification": classifies(image=_TOWER, **READ_FROM_TEXT),
+    "Qwen3_5ForSequenceClassification": classifies(image=_VISUAL, **READ_FROM_TEXT),
+}
+
+_WRITERS = {
+    "LlavaForConditionalGeneration": writes(image=_TOWER),
+    "LlavaNextForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
+    "LlavaOnevisionForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
+    "Gemma3ForConditionalGeneration": writes(image=_TOWER),
+    "PaliGemmaForConditionalGeneration": writes(image=_TOWER),
+    "SmolVLMForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
+    "Idefics2ForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
+    "Idefics3ForConditionalGeneration": writes(_TEXT_MODEL, image=_CONNECTED),
+    "Qwen2VLForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen2_5_VLForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3VLForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3VLMoeForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3_5ForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen3_5MoeForConditionalGeneration": writes(image=_VISUAL),
+    "Qwen4ExpForConditionalGeneration": writes(image=_VISUAL),
+    "Cosmos3OmniForConditionalGeneration": writes(image=_VISUAL),
+    "Cosmos3EdgeForConditionalGeneration": writes(image=("model.visual", "model.projector")),
+    "Glm4vForConditionalGeneration": writes(image=_VISUAL),
+    "Glm46VForConditionalGeneration": writes(image=_VISUAL),
+    "Glm4vMoeForConditionalGeneration": writes(image=_VISUAL),
+    "GlmOcrForConditionalGeneration": writes(image=_VISUAL),
+    "Glm5NextForConditionalGeneration": writes(image=_VISUAL),
+    "Exaone4_5_ForConditionalGeneration": writes(image=_VISUAL),
+    "PaddleOCRVLForConditionalGeneration": writes(image=("model.visual", "model.projector")),
+    "CohereCompassForConditionalGeneration": writes(image=_VISUAL),
+    "MiniMaxM3SparseForConditionalGeneration": writes(image=_TOWER),
+    "Lfm3VlForConditionalGeneration": writes(image=_TOWER),
+    "HunYuanVLForConditionalGeneration": writes(
+        image=("model.vision_tower",), note="One picture per row: nothing but the text keeps two apart."
+    ),
+    "Inkling2ForConditionalGeneration": writes(image=("model.vision_tower",)),
+    "Ernie4_5_VLMoeForConditionalGeneration": writes(image=("model.vision_tower", "model.resampler_model")),
+    "MuseGlimmerForConditionalGeneration": writes(
+        image=("model.vision_tower", "model.vision_adapter", "model.vision_projection")
+    ),
+    "Kimi_K25ForConditionalGeneration": writes(image=("model.vision_tower", "model.mm_projector")),
+    "HyperCLOVAXVisionV2ForConditionalGeneration": writes(image=_PROJECTED),
+    "VideoLlama3ForConditionalGeneration": writes(image=_PROJECTED),
+    "MiniCPMV4_6ForConditionalGeneration": writes(image=_MERGED),
+    "MiniCPMV4_7ForConditionalGeneration": writes(image=_MERGED),
+    "MiniCPMOcrForConditionalGeneration": writes(image=_MERGED),
+    "InternVLForConditionalGeneration": writes(image=_TOWER),
+    "QianfanOCRForConditionalGeneration": writes(image=_TOWER),
+    "AyaVisionForConditionalGeneration": writes(image=_TOWER),
+    "Cohere2VisionForConditionalGeneration": writes(image=_TOWER),
+    "GotOcr2ForConditionalGeneration": writes(image=_TOWER),
+    "VipLlavaForConditionalGeneration": writes(image=_TOWER),
+    "FastVlmForConditionalGeneration": writes(image=_TOWER),
+    "PerceptionLMForConditionalGeneration": writes(image=_TOWER),
+    "AriaForConditionalGeneration": writes(image=_TOWER),
+    "Mistral3ForConditionalGeneration": writes(image=_TOWER),
+    "Lfm2VlForConditionalGeneration": writes(image=_TOWER),
+    "LightOnOcrForConditionalGeneration": writes(image=("model.vision_encoder", "model.vision_projection")),
+    "Ovis2ForConditionalGeneration": writes(image=("model.vision_tower", "model.visual_embeddings_table")),
+    "DeepseekVLForConditionalGeneration": writes(image=_ALIGNED),
+    "JanusForConditionalGeneration": writes(image=_ALIGNED),
+    "Llama4ForConditionalGeneration": writes(
+        "language_model.model.embed_tokens", image=("vision_model", "multi_modal_projector")
+    ),
+}
+
+ROWS: dict[str, Architecture] = {**_CLASSIFIERS, **_WRITERS}

@@ -1,0 +1,102 @@
+"""Which kind of problem labels pose, told from their values, and the names of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+from transformers.utils import logging
+
+from .label_values import integer_name, is_integer, is_number
+
+logger = logging.get_logger(__name__)
+
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES = (
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+)
+"""Transformers' own words for `config.problem_type`."""
+
+
+def guess_problem_type(values: Sequence[Any], quietly: bool = False) -> str:
+    """What labels are, as the table at [`LabelSpec.from_dataset`] says.
+
+    Args:
+        values: From `label_values.plain`, none of them missing, all of one kind.
+        quietly: Do not warn that texts are taken for numbers.
+    """
+    if isinstance(values[0], list):
+        flat = [entry for value in values for entry in value]
+        is_measured = any(isinstance(entry, float) and entry not in (0, 1) for entry in flat)
+        return REGRESSION if is_measured and all(map(is_number, flat)) else MULTI_LABEL
+    if isinstance(values[0], float) or any(isinstance(value, float) for value in values):
+        return REGRESSION
+    if all(map(is_number, values)) and not all(isinstance(value, int) or is_integer(value) for value in values):
+        if any(isinstance(value, str) and not _looks_like_a_code(value) for value in values):
+            if not quietly:
+                logger.warning(
+                    f"All labels are numbers, some with a fraction (e.g. {values[0]!r}): this is taken for a "
+                    "regression. If they name classes: `problem_type: single_label_classification`."
+                )
+            return REGRESSION
+    return SINGLE_LABEL
+
+
+def _looks_like_a_code(text: str) -> bool:
+    """`007` and `+1` are numbers to a calculator only: they name things."""
+    return "." not in text and "e" not in text.lower()
+
+
+def check_fits(problem_type: str, guessed: str, values: Sequence[Any], column: str) -> None:
+    is_list = isinstance(values[0], list)
+    fits = {
+        SINGLE_LABEL: not is_list,
+        MULTI_LABEL: is_list,
+        REGRESSION: all(is_number(v) or isinstance(v, bool) for v in (values[0] if is_list else values[:1])),
+    }
+    if not fits[problem_type]:
+        raise ValueError(
+            f"problem_type={problem_type!r} does not fit the label column {column!r}, which holds values like "
+            f"{values[0]!r}: that is {guessed!r}."
+        )
+
+
+def checked_names(class_names: Sequence[str], feature: Any) -> tuple[str, ...]:
+    names = tuple(map(str, class_names))
+    if len(set(names)) < len(names):
+        raise ValueError(f"class_names: expected every name once, got {list(names)}.")
+    declared = getattr(feature, "feature", feature)
+    if isinstance(declared, datasets.ClassLabel) and (unknown := set(declared.names) - set(names)):
+        raise ValueError(f"class_names: the label column's classes {sorted(unknown)} are missing in {list(names)}.")
+    return names
+
+
+def is_class_label(feature: Any) -> bool:
+    return isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
+
+
+def names_of_classes(feature: Any, values: Sequence[Any]) -> tuple[str, ...]:
+    """Class names in the order of their ids."""
+    inner = getattr(feature, "feature", feature)
+    if isinstance(inner, datasets.ClassLabel):
+        return tuple(inner.names)
+    if isinstance(values[0], list):
+        flat = {entry for value in values for entry in value}
+        if all(isinstance(entry, str) for entry in flat):
+            return _in_order(flat)
+        lengths = {len(value) for value in values}
+        if len(lengths) > 1 or not flat <= {0, 1}:
+            raise ValueError(
+                "Labels that are lists of numbers must be multi-hot: zeros and ones, as many in every row as there "
+                f"are classes. Got values {sorted(flat, key=str)[:5]}, lengths {sorted(lengths)[:5]}. Or use class "
+                "names; or `problem_type: regression`."
+            )
+        return tuple(str(index) for index in range(lengths.pop()))
+    return _in_order({str(v) if isinstance(v, (str, bool)) else integer_name(v) for v in values})
+
+
+def _in_order(names: set[str]) -> tuple[str, ...]:
+    """Numbers by size, others as words."""
+    return tuple(sorted(names, key=int) if all(map(is_integer, names)) else sorted(names))

@@ -1,0 +1,86 @@
+"""Forwards that are no part of the training leave no trace in it: random numbers, buffers and counts as before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def random_numbers_kept(model: nn.Module) -> Iterator[None]:
+    """Nothing that is drawn inside is missing from what comes after: torch's, NumPy's and Python's random numbers.
+
+    Args:
+        model: On whose devices there are generators, too.
+
+    Example:
+
+        >>> with random_numbers_kept(model):
+        ...     model(**batch)  # dropout; SpecAugment, which draws by NumPy
+    """
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+@contextmanager
+def without_a_trace(model: nn.Module) -> Iterator[None]:
+    """As [`random_numbers_kept`]; and the modules' buffers and numbers are those from before again.
+
+    Buffers that were written into get their values back, and buffers that were replaced (the tables of growing
+    position encodings) are replaced again, together with the numbers that say how far they reach.
+
+    Example:
+
+        >>> with without_a_trace(model):
+        ...     output = model(**batch)
+    """
+    before = [_State(module) for module in model.modules()]
+    try:
+        with random_numbers_kept(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for state in before:
+                state.restore()
+
+
+class _State:
+    """What a forward may change of one module beside its parameters.
+
+    Other flags stay: they tell of what stays, too (upstream notes that it has put its hooks on a model).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers = dict(module._buffers)
+        self._non_persistent = set(module._non_persistent_buffers_set)
+        self._attributes = {n: value for n, value in vars(module).items() if n == "training" or _is_counted(value)}
+        candidates: list[Any] = [*self._buffers.values(), *self._attributes.values()]
+        # One that a graph made is not written into: a backward may still need it.
+        tensors = [value for value in candidates if isinstance(value, torch.Tensor) and value.grad_fn is None]
+        self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    def restore(self) -> None:
+        vars(self._module).update(self._attributes)
+        self._module._buffers.clear()
+        self._module._buffers.update(self._buffers)
+        self._module._non_persistent_buffers_set.clear()
+        self._module._non_persistent_buffers_set.update(self._non_persistent)
+        for tensor, value in self._values:
+            tensor.copy_(value)
+
+
+def _is_counted(value: Any) -> bool:
+    return isinstance(value, (int, float, torch.Tensor)) and not isinstance(value, bool)
