@@ -18,7 +18,7 @@ def recipe(tmp_path: Path) -> str:
 def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> None:
     assert main(["diagnose", recipe, "--output_dir", str(tmp_path / "found"), "--max_steps", "3"]) == 0
     printed = capsys.readouterr()
-    for words in ("last third", "late fusion of these", "Gradients:", "Linear probes", "How sure", "Method"):
+    for words in ("last third", "their answers added up", "Gradients:", "Linear probes", "How sure", "Method"):
         assert words in printed.out
     assert "run 4 of 4: bilinear fusion" in printed.err and "train_loss" not in printed.out
     assert (tmp_path / "found" / "diagnosis.md").is_file()
