@@ -105,4 +105,8 @@ class _Parser(argparse.ArgumentParser):
 def _message(error: Exception) -> str:
     """What went wrong; torch hands on the errors of a loader's worker processes with their tracebacks in front."""
     text = str(error)
+    if "hf_" in text or "api_" in text:
+        from hf_dgl.hub.tokens import redacted  # which imports what most messages need not wait for
+
+        text = redacted(text)
     return text.rsplit(f"\n{type(error).__name__}: ", 1)[-1].strip() if text.startswith("Caught ") else text

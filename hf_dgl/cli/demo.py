@@ -23,7 +23,12 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         f"otherwise. Stop it with Ctrl+C. Needs gradio: {add_extra('demo')}",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default: 127.0.0.1")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0 lets other machines in: whoever reaches the port may ask (no password; files up to 20 MB), "
+        "one question at a time; default: 127.0.0.1, this machine only",
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the accelerator if there is one")
     parser.add_argument(

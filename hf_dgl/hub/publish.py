@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd
 
-from hf_dgl.inference.demo import space_files
-
+from .sending import Sending
+from .space import space_files
 from .uploads import explaining, hub_api
 
 
@@ -79,10 +81,13 @@ def push_space(model_id: str, *, private: bool | None = None, token: str | None 
     files = space_files(model_id)
     repo_id = f"{model_id}-demo"
     with explaining(repo_id, Path.cwd()):
-        api = HfApi()
+        api = hub_api()
         api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True, token=token)
-        added = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
-        api.create_commit(repo_id, added, commit_message="Demo by hf-dgl", repo_type="space", token=token)
+        contents = {name: text.encode() for name, text in files.items()}
+        added = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        kind: Any = {"repo_type": "space", "token": token}
+        send = functools.partial(api.create_commit, repo_id, added, commit_message="Demo by hf-dgl", **kind)
+        Sending(api, repo_id, contents, token=token, repo_type="space").by(send)
     return f"{api.endpoint}/spaces/{repo_id}"
 
 

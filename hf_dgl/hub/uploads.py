@@ -9,6 +9,7 @@ scores. The state of a run stays here: optimizer, scheduler, random numbers, sca
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers.trainer
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import HfApi, RepoUrl, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -30,6 +31,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import logging
+
+from .sending import NotSeen, Sending, is_of_network
+from .tokens import TOKEN, redacted
 
 logger = logging.get_logger(__name__)
 
@@ -42,10 +46,8 @@ KEPT_BACK = (
 ).split()
 """Of these, files that never are. (`runs`: TensorBoard's files, with the host's name and all arguments.)"""
 
-_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+_TOKEN = re.compile(TOKEN.pattern.encode())
 _TOKENS_PAGE = "https://huggingface.co/settings/tokens"
-# What httpx raises when a server cannot be reached. (Its name depends on the release of huggingface_hub.)
-_NetworkError = next(base for base in HfHubHTTPError.__mro__ if base.__module__.startswith("httpx"))
 
 
 @contextmanager
@@ -116,8 +118,15 @@ class _Api(HfApi):
 
     def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
         """Refuses to put into a public repository what was to be private (upstream's `private` is for new ones)."""
-        url = super().create_repo(repo_id, **kwargs)
-        if kwargs.get("private") and not self.model_info(url.repo_id, token=kwargs.get("token")).private:
+        token = kwargs.get("token")
+        _check_token(token if isinstance(token, str) else get_token())
+        try:
+            url = super().create_repo(repo_id, **kwargs)
+        except (KeyError, json.JSONDecodeError):  # "409: it exists", without its address, which upstream counts on
+            kind = kwargs.get("repo_type") or constants.REPO_TYPE_MODEL
+            info = self.repo_info(repo_id, repo_type=kind, token=token)
+            url = RepoUrl(f"{self.endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(kind, '')}{info.id}")
+        if kwargs.get("private") and not self.model_info(url.repo_id, token=token).private:
             raise ValueError(
                 f"{url.repo_id} exists and is public: got private, expected a repository that is private or not there "
                 "yet. Choose another name, or make it private in its settings."
@@ -130,20 +139,26 @@ class _Api(HfApi):
         repo_id: str,
         folder_path: str | Path,
         ignore_patterns: Sequence[str] | None = None,
+        run_as_future: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Leaves out what stays on this machine; makes a branch that is not there yet."""
+        """Leaves out what stays on this machine; makes a branch that is not there yet; sees whether it arrived."""
+        folder = Path(folder_path)
         patterns: dict[str, Any] = {
             "allow_patterns": list(UPLOADED),
-            "ignore_patterns": [*(ignore_patterns or ()), *KEPT_BACK],
+            "ignore_patterns": [*(ignore_patterns or ()), *KEPT_BACK, *_links(folder)],
         }
-        _check_files(Path(folder_path), patterns, kwargs.get("token"))
-        revision = kwargs.get("revision")
+        token, revision = kwargs.get("token"), kwargs.get("revision")
+        names = _check_files(folder, patterns, token)
         if revision not in (None, constants.DEFAULT_REVISION) and not str(revision).startswith("refs/"):
-            self.create_branch(repo_id, branch=str(revision), token=kwargs.get("token"), exist_ok=True)
-        result = super().upload_folder(repo_id=repo_id, folder_path=folder_path, **patterns, **kwargs)
-        if isinstance(result, Future):
-            result.add_done_callback(functools.partial(_tell_failure, repo_id))
+            self.create_branch(repo_id, branch=str(revision), token=token, exist_ok=True)
+        start = f"{kwargs['path_in_repo'].strip('/')}/" if kwargs.get("path_in_repo") else ""
+        sent = Sending(self, repo_id, {f"{start}{name}": folder / name for name in names}, revision, token)
+        send = functools.partial(super().upload_folder, repo_id=repo_id, folder_path=folder_path, **patterns, **kwargs)
+        if not run_as_future:
+            return sent.by(send)
+        result = self.run_as_future(sent.by, send)
+        result.add_done_callback(functools.partial(_tell_failure, repo_id))
         return result
 
 
@@ -166,11 +181,29 @@ def _tell_failure(repo_id: str, upload: Future[Any]) -> None:
 # ---- what is uploaded -------------------------------------------------------------------------------------------
 
 
-def _check_files(folder: Path, patterns: Mapping[str, Any], token: str | bool | None) -> None:
-    """No token in what is uploaded, and no adapter that builds on a folder of this machine."""
+def _links(folder: Path) -> list[str]:
+    """Patterns of the symbolic links in a folder: what they lead to is not of this run, and may be anything."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()]
+    if found:
+        logger.warning(f"{', '.join(found)} in {folder}: symbolic links are not followed, so they are not uploaded.")
+    return [pattern for name in found for pattern in (glob.escape(name), f"{glob.escape(name)}/*")]
+
+
+def _check_token(token: str | None) -> None:
+    """What no HTTP header can hold would be quoted in the error of whoever tries."""
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError(
+            "The Hub token (HF_TOKEN, `hub_token`, or that of `hf auth login`) holds a space, a line break or a "
+            f"letter that no token has. Copy it again from {_TOKENS_PAGE}."
+        )
+
+
+def _check_files(folder: Path, patterns: Mapping[str, Any], token: str | bool | None) -> list[str]:
+    """The files that are uploaded: no token in them, and no adapter that builds on a folder of this machine."""
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     secrets = [value.encode() for value in (token, get_token()) if isinstance(value, str)]
-    for name in filter_repo_objects(files, **patterns):
+    names = list(filter_repo_objects(files, **patterns))
+    for name in names:
         if name.endswith((".safetensors", ".png")):
             continue
         content = (folder / name).read_bytes()
@@ -189,6 +222,7 @@ def _check_files(folder: Path, patterns: Mapping[str, Any], token: str | bool | 
                     "load them elsewhere. Upload that model first and train on its Hub id, or merge "
                     "(`peft_merge: true`)."
                 )
+    return names
 
 
 # ---- what errors mean -------------------------------------------------------------------------------------------
@@ -207,23 +241,23 @@ def _reason(error: BaseException, repo_id: str) -> str | None:
         if isinstance(cause, HFValidationError):
             return f"{repo_id!r} cannot be the name of a repository: got {cause}; expected user/name."
         if isinstance(cause, HfHubHTTPError) and getattr(cause, "response", None) is not None:
-            return _by_status(cause, repo_id)
-    if any(isinstance(cause, (_NetworkError, ConnectionError)) or _is_of_xet(cause) for cause in causes):
+            return _by_status(cause, repo_id, _seen(causes))
+    if any(map(is_of_network, causes)):
         return (
-            f"The Hub ({constants.ENDPOINT}) cannot be reached, or broke off ({causes[-1]}); nothing of it can "
-            f"be seen in {repo_id} yet. Look at the network and your token (`hf auth whoami`), and try again."
+            f"The Hub ({constants.ENDPOINT}) cannot be reached, or broke off ({redacted(str(causes[-1]))})"
+            f"{_seen(causes)}. Look at the network and your token (`hf auth whoami`), and try again."
         )
     return None
 
 
-def _is_of_xet(error: BaseException) -> bool:
-    """Errors of the protocol by which large files go to the Hub, named after Python's own."""
-    return type(error).__module__.partition(".")[0] == "hf_xet"
+def _seen(causes: Sequence[BaseException]) -> str:
+    """What was seen of an upload after its answer failed to come."""
+    return next((f"; {cause}" for cause in causes if isinstance(cause, NotSeen)), "")
 
 
-def _by_status(error: HfHubHTTPError, repo_id: str) -> str:
+def _by_status(error: HfHubHTTPError, repo_id: str, seen: str) -> str:
     status = error.response.status_code
-    said = f"{status} {error.server_message or error.response.reason_phrase}"
+    said = redacted(f"{status} {error.server_message or error.response.reason_phrase}")
     namespace = repo_id.partition("/")[0]
     if status == 401:
         return (
@@ -242,6 +276,8 @@ def _by_status(error: HfHubHTTPError, repo_id: str) -> str:
             f"{repo_id} is in conflict ({said}): the name is taken, or somebody else is writing. Try again, or choose "
             "another name."
         )
-    if status == 429 or status >= 500:
-        return f"The Hub is not well ({said}); nothing of this upload can be seen in {repo_id} yet. Try again later."
+    if status == 429:
+        return f"The Hub asks for patience ({said}): too many requests. Try again later."
+    if status >= 500:
+        return f"The Hub is not well ({said}){seen}. Try again later."
     return f"The Hub refuses the upload to {repo_id} ({said})."

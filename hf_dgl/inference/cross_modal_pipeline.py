@@ -9,6 +9,7 @@ become a batch (upstream pads flat tensors; our model's are grouped by modality)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from transformers import Pipeline, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from hf_dgl.architectures import disentangle, modalities_of
 from hf_dgl.data import ROW_COLUMN
 from hf_dgl.data.collator import decode_value
 from hf_dgl.data.columns import is_missing
 from hf_dgl.data.limits import audio_limit, audio_windows
 from hf_dgl.data.media import load_audio
+from hf_dgl.method.cut import Cut
+from hf_dgl.method.engine import handle_on
 from hf_dgl.method.modalities import did_you_mean
-from hf_dgl.method.outputs import map_tensors
+from hf_dgl.method.outputs import entry, map_tensors
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.models.adapters import load_model
 from hf_dgl.models.finding import check_source
@@ -78,6 +82,7 @@ class CrossModalPipeline(Pipeline):
         if processor is None:
             raise ValueError("A CrossModalPipeline needs the model's processor: CrossModalPipeline(model, processor).")
         super().__init__(model=model.eval(), processor=processor, **{"task": TASK, **kwargs})
+        self._cuts: dict[str, Cut] = {}
         self.tokenizer = None  # upstream takes the processor's, which has one per modality
 
     @classmethod
@@ -332,10 +337,17 @@ class CrossModalPipeline(Pipeline):
         }
 
     def _opinions(self, inputs: Any, unimodal: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits from all modalities, and (if wanted) from each alone."""
-        fused = self.model(**inputs).logits
-        names = list(inputs) if unimodal else []
-        return fused, {n: fused if len(inputs) == 1 else self.model(**{n: inputs[n]}).logits for n in names}
+        """Logits from all modalities, and (if wanted) from each alone; each encoder runs once."""
+        if not unimodal:
+            return _logits(self.model(**inputs)), {}
+        with ExitStack() as stack:
+            trained = handle_on(self.model)  # in training, maybe
+            handle = trained or stack.enter_context(disentangle(self.model, modalities_of(self.model)))
+            handle.cuts.update(self._cuts)  # found once, not for every batch
+            stack.enter_context(handle.unimodal_outputs())
+            output = self.model(**inputs)
+            self._cuts = handle.cuts
+        return _logits(output), {name: _logits(part) for name, part in entry(output, "unimodal").items()}
 
     def postprocess(self, model_outputs: Any, top_k: int | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
         """What the model says of a batch -> one answer per row."""
@@ -377,6 +389,11 @@ PIPELINE_REGISTRY.register_pipeline(
 def _averaged(logits_WC: torch.Tensor, num_windows: list[int]) -> torch.Tensor:
     """Logits of windows (W) -> their mean for each row."""
     return torch.stack([of_one.mean(dim=0) for of_one in logits_WC.split(num_windows)])
+
+
+def _logits(output: Any) -> Any:
+    found = entry(output, "logits")
+    return entry(output, "question_answering_score") if found is None else found  # LXMERT's word
 
 
 def _check_is_ours(model_type: str | None, what: str) -> None:

@@ -1,26 +1,41 @@
 """A page on which anybody can try a fine-tuned model: what it answers, and what each modality alone would have said.
 
-    build(model_id)        the app, a `gradio.Blocks`; `.launch()` serves it
-    space_files(model_id)  the files of a Hugging Face Space that shows it
+    build(model_id)  the app, a `gradio.Blocks`; `.launch()` serves it
 
 Nothing leaves the machine: no analytics, no public link, no fonts from elsewhere, and only 127.0.0.1 unless asked.
+
+Whoever reaches the page can send it anything, past its buttons too. So what it reads is a regular file that was
+uploaded to it, below limits of size, length and pixels; questions are answered one by one; no message names a path.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+import soundfile
+from PIL import Image
+from transformers.utils import cached_file, logging
 
 from hf_dgl.install import require
 
 from .cross_modal_pipeline import CrossModalPipeline
 from .load import pipeline
+
+logger = logging.get_logger(__name__)
+
+MOST_MEGABYTES = 20  # of an upload
+MOST_CHARACTERS = 20_000  # of a text; encoders read some hundred tokens
+MOST_PIXELS = 50_000_000
+MOST_SECONDS = 600  # of audio
+_MOST_WAITING = 64  # questions
+_NOT_UPLOADED = "This file was not uploaded here (any more): choose it again."
+_PATH = re.compile(r"(?<![\w/.])/(?:[^\s'\"/]+/)+[^\s'\"]*")
 
 _TOP_K = 5
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
@@ -88,19 +103,20 @@ def build(model: str | CrossModalPipeline, examples: Sequence[Mapping[str, Any]]
         def respond_again(*given: Any) -> list[Any]:  # a switch on an empty page is no question yet
             return answer(pipe, given) if any(_is_there(value) for value in given[: len(values)]) else _blank(pipe)
 
-        ask.click(respond, inputs, outputs, api_name="predict")
+        one_at_a_time: Any = {"concurrency_limit": 1, "concurrency_id": "model"}
+        ask.click(respond, inputs, outputs, api_name="predict", **one_at_a_time)
         for value, kind in zip(values, map(pipe.kind, pipe.modalities), strict=True):
             if kind == "text":
-                value.submit(respond, inputs, outputs, api_name=False)
+                value.submit(respond, inputs, outputs, api_name=False, **one_at_a_time)
         for switch in switches:
-            switch.change(respond_again, inputs, outputs, api_name=False)
+            switch.change(respond_again, inputs, outputs, api_name=False, **one_at_a_time)
         clear.click(
             lambda: [*(None for _ in values), *(True for _ in switches), *_blank(pipe)], None, inputs + outputs
         )
         rows = _from_the_card(name, pipe) if examples is None else examples
         if rows:
             gradio.Examples([[row.get(modality) for modality in pipe.modalities] for row in rows], values)
-    return app
+    return app.queue(max_size=_MOST_WAITING, api_open=False)  # every question goes through the queue
 
 
 def launch(model: str, host: str = "127.0.0.1", port: int | None = None, **kwargs: Any) -> None:
@@ -108,7 +124,7 @@ def launch(model: str, host: str = "127.0.0.1", port: int | None = None, **kwarg
 
     Args:
         model: A folder or a Hub id.
-        host: `0.0.0.0` lets other machines in.
+        host: `0.0.0.0` lets other machines in: whoever reaches the port may ask, and there is no password.
         port: Default: the first free one from 7860.
         **kwargs: Of [`build`].
 
@@ -125,10 +141,11 @@ def launch(model: str, host: str = "127.0.0.1", port: int | None = None, **kwarg
 
 
 def launch_settings() -> dict[str, Any]:
-    """How [`launch`] serves a page: no public link, errors shown, fonts of the visitor's own machine."""
+    """How [`launch`] serves a page: no public link, small uploads, no inner errors, fonts of the visitor's machine."""
     gradio = _gradio()
     theme = gradio.themes.Soft(font=_FONTS, font_mono=["ui-monospace", "monospace"]).set(**_CONTRAST)
-    return {"share": False, "show_error": True, "theme": theme, "footer_links": [], "ssr_mode": False}
+    limits = {"max_file_size": MOST_MEGABYTES * 2**20, "show_error": False}
+    return {"share": False, **limits, "theme": theme, "footer_links": [], "ssr_mode": False}
 
 
 def answer(pipe: CrossModalPipeline, given: Any) -> list[Any]:
@@ -140,7 +157,7 @@ def answer(pipe: CrossModalPipeline, given: Any) -> list[Any]:
 
     Returns:
         A note, the fused answer, and one answer per modality; `{label: probability}` each, or a number (regression).
-        If nothing is given, or a file cannot be read, the note says so and the answers are None.
+        If nothing is given, or a file cannot be read or is too large, the note says so and the answers are None.
 
     Example:
 
@@ -155,56 +172,20 @@ def answer(pipe: CrossModalPipeline, given: Any) -> list[Any]:
         return [_NOTHING.format(_listed(names, "or")), *_blank(pipe)[1:]]
     if not used:
         return [f"Everything is switched off: switch on {_listed(there, 'or')}.", *_blank(pipe)[1:]]
-    row = {name: _read(pipe, name, value) for name, value in zip(names, values, strict=True) if name in used}
     try:
+        row = {name: _read(pipe, name, value) for name, value in zip(names, values, strict=True) if name in used}
         found = pipe(row, top_k=_TOP_K)
     except ValueError as error:
         reason = str(error).partition(" Replace the file")[0]  # the rest is advice for data sets
-        reason = re.sub(r" '?<_io\.BytesIO object at \w+>'?", "", reason)
+        reason = _PATH.sub("...", re.sub(r" '?<_io\.BytesIO object at \w+>'?", "", reason))
         return [f"**That did not work.** {reason}", *_blank(pipe)[1:]]
+    except Exception:  # is for whoever runs the page, and not for its visitors
+        logger.exception("The demo page could not answer a question.")
+        return ["**That did not work.** The model cannot answer this.", *_blank(pipe)[1:]]
     without = [name for name in there if name not in used]
     note = f"From the **{_listed(used, 'and')}**" + (" only." if len(used) == 1 else ".")
     note += f" Without the {_listed(without, 'and')}." if without else ""
     return [note, _shown(found), *(_shown(found.get("modalities", {}).get(name)) for name in names)]
-
-
-def space_files(model_id: str) -> dict[str, str]:
-    """The files of a Space that shows a model.
-
-    Args:
-        model_id: `user/name` on the Hub.
-
-    Returns:
-        File name -> text: `app.py`, `requirements.txt`, `README.md` with the Space's settings.
-
-    Raises:
-        ValueError: the extra `demo` is not installed (its version goes into the settings).
-
-    Example:
-
-        >>> print(space_files("user/digits")["app.py"])
-        from hf_dgl.inference.demo import build, launch_settings
-        <BLANKLINE>
-        build('user/digits').launch(**launch_settings())
-    """
-    title = model_id.rpartition("/")[2]
-    imports = "from hf_dgl.inference.demo import build, launch_settings"
-    app = f"{imports}\n\nbuild({model_id!r}).launch(**launch_settings())\n"
-    readme = f"""---
-title: {title}
-emoji: 🔎
-colorFrom: blue
-colorTo: green
-sdk: gradio
-sdk_version: {_gradio().__version__}
-app_file: app.py
-models:
-- {model_id}
----
-
-Try [{model_id}](https://huggingface.co/{model_id}): together, and each modality alone. Made with hf_dgl.
-"""
-    return {"app.py": app, "requirements.txt": f"hf-dgl[demo]=={version('hf-dgl')}\n", "README.md": readme}
 
 
 # ------------------------------------------------------------------------------------------------ the page's parts
@@ -218,13 +199,20 @@ def _inputs(gradio: Any, pipe: CrossModalPipeline) -> tuple[list[Any], list[Any]
         with gradio.Column(variant="panel"):
             if kind == "image":
                 image = gradio.Image(label=name, type="filepath", sources=["upload", "clipboard"], height=220)
-                values.append(_path_only(image))
+                values.append(_path_only(gradio, image))
             elif kind == "audio":
                 audio = gradio.Audio(label=name, type="filepath", sources=["upload", "microphone"])
-                values.append(_path_only(audio))
+                values.append(_path_only(gradio, audio))
             else:
                 values.append(
-                    gradio.Textbox(label=name, lines=2, max_lines=6, placeholder="Type a text", submit_btn=False)
+                    gradio.Textbox(
+                        label=name,
+                        lines=2,
+                        max_lines=6,
+                        max_length=MOST_CHARACTERS,
+                        placeholder="Type a text",
+                        submit_btn=False,
+                    )
                 )
             switches.append(
                 gradio.Checkbox(value=True, label=f"Use the {name}", elem_id=f"use-{name}", visible=not pipe.needs_all)
@@ -265,16 +253,83 @@ def _is_there(value: Any) -> bool:
 
 
 def _read(pipe: CrossModalPipeline, name: str, value: Any) -> Any:
-    """An uploaded file under its own name: messages are not to tell where this machine keeps it."""
+    """An uploaded file under its own name: messages are not to tell where this machine keeps it.
+
+    Raises:
+        ValueError: it is too large, before anything is decoded.
+    """
     if pipe.kind(name) == "text":
+        if len(value) > MOST_CHARACTERS:
+            raise ValueError(f"The {name} has {len(value):,} characters, expected at most {MOST_CHARACTERS:,}.")
         return value
-    return {"path": Path(value).name, "bytes": Path(value).read_bytes()}
+    content = Path(value).read_bytes()
+    if pipe.kind(name) == "image":
+        _check_pixels(name, content)
+    else:
+        _check_seconds(name, content)
+    return {"path": Path(value).name, "bytes": content}
 
 
-def _path_only(component: Any) -> Any:
-    """Hands us the uploaded file as it is: decoding is ours, and so are the words when a file is none."""
-    component.preprocess = lambda payload: None if payload is None else payload.path
+def _check_pixels(name: str, content: bytes) -> None:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except Exception:  # no image: whoever decodes it says so
+        return
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"The {name} has {width:,} x {height:,} pixels, expected at most {MOST_PIXELS:,} in all.")
+
+
+def _check_seconds(name: str, content: bytes) -> None:
+    try:
+        found = soundfile.info(io.BytesIO(content))
+    except Exception:
+        return
+    if found.duration > MOST_SECONDS:
+        raise ValueError(f"The {name} lasts {found.duration:,.0f} seconds, expected at most {MOST_SECONDS:,}.")
+
+
+def _path_only(gradio: Any, component: Any) -> Any:
+    """Hands us the uploaded file as it is: decoding is ours, and so are the words when a file is none.
+
+    gradio looks only at paths that a request marks as files, and fetches addresses; this does neither.
+    """
+
+    def preprocess(payload: Any) -> str | None:
+        if payload is None:
+            return None
+        path = uploaded(payload.path)
+        if path is None:
+            raise gradio.Error(_NOT_UPLOADED)
+        return path
+
+    async def keep(path: Any) -> str:
+        found = uploaded(path)
+        if found is None:
+            raise gradio.Error(_NOT_UPLOADED)
+        return found
+
+    component.preprocess, component.async_move_resource_to_block_cache = preprocess, keep
     return component
+
+
+def uploaded(path: Any) -> str | None:
+    """Where an uploaded file lies; None, whatever the reason, for anything else that a request may name.
+
+    Example:
+
+        >>> uploaded("/etc/passwd") is None and uploaded("/dev/zero") is None
+        True
+    """
+    from gradio.utils import get_upload_folder
+
+    try:
+        found = Path(path).resolve(strict=True)
+        kind = found.stat()
+    except (OSError, TypeError, ValueError, RuntimeError):
+        return None
+    is_small_file = stat.S_ISREG(kind.st_mode) and kind.st_size <= MOST_MEGABYTES * 2**20
+    return str(found) if is_small_file and found.is_relative_to(Path(get_upload_folder()).resolve()) else None
 
 
 def _from_the_card(name: str, pipe: CrossModalPipeline) -> list[dict[str, Any]]:

@@ -11,9 +11,7 @@ from typing import Any
 from transformers import Pipeline
 
 from hf_dgl.architectures import modalities_of
-from hf_dgl.architectures.attach import disentangle
 from hf_dgl.data import ROW_COLUMN, NativeCollator
-from hf_dgl.method.outputs import entry
 from hf_dgl.models.native import TEXT, NativeProcessor, load_native
 
 from .cross_modal_pipeline import TASK, CrossModalPipeline
@@ -44,6 +42,7 @@ class NativePipeline(CrossModalPipeline):
             )
         used: Any = processor
         Pipeline.__init__(self, model=model.eval(), processor=used, **{"task": TASK, **kwargs})
+        self._cuts = {}
         self.tokenizer = None
         self._names = list(modalities_of(model))
 
@@ -73,15 +72,3 @@ class NativePipeline(CrossModalPipeline):
                     f"{name!r} is missing."
                 )
         return values
-
-    def _opinions(self, inputs: Any, unimodal: bool) -> tuple[Any, dict[str, Any]]:
-        if not unimodal:
-            return _logits(self.model(**inputs)), {}
-        with disentangle(self.model, modalities_of(self.model)) as handle, handle.unimodal_outputs():
-            output = self.model(**inputs)
-        return _logits(output), {name: _logits(part) for name, part in entry(output, "unimodal").items()}
-
-
-def _logits(output: Any) -> Any:
-    found = entry(output, "logits")
-    return entry(output, "question_answering_score") if found is None else found  # LXMERT's word

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -56,6 +56,7 @@ class Engine:
         self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
+        self._looked = False
         self._run: Run | None = None
         self._also_in_eval: dict[str, Any] | None = None  # what `unimodal_outputs` gave
         self._encoder_hooks: list[Any] = []
@@ -156,8 +157,7 @@ class Engine:
             )
         call = bound_arguments(self.model, args, kwargs)
         present = self._present(call)
-        # In evaluation: what training has found. Until then every encoder runs again, which is right for all models.
-        cuts: dict[str, Cut] = {} if training else self.cuts
+        cuts: dict[str, Cut] = {} if training else self._cuts_in_evaluation(present, call)
         measurement = None
         if training:
             measures = self.meter is not None and self.meter.is_due()
@@ -301,6 +301,21 @@ class Engine:
                 if not cut.reuse:
                     logger.info("Modality %r: the encoder runs again in its own pass: %s.", name, cut.obstacle)
         return self._plans[key]
+
+    def _cuts_in_evaluation(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
+        """What training has found; before any, what one trial finds: then each encoder runs once, not in every pass.
+
+        What neither finds (an encoder without gradients, say) runs again, which is right for all models.
+        """
+        if (
+            not self._looked
+            and not torch.is_inference_mode_enabled()
+            and any(name not in self.cuts for name in present)
+        ):
+            self._looked = True
+            with suppress(ValueError, torch.OutOfMemoryError):
+                self.look_at(call)
+        return self.cuts
 
     def _trial(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
         undo = recompute_under(Routing(self.model, self.partition, None, moves_statistics=True))

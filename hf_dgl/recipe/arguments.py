@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from hf_dgl.training.ranges import check_ranges
+
+from .nested import check_nested
 
 IN_MEMORY = "in_memory"
 """`dataset_name` of a run whose data came from Python, as a `Dataset`: nobody can load it again."""
@@ -29,6 +33,14 @@ class ModelArguments:
     Raises:
         ValueError: if no encoder is named, or an encoder is neither a name nor a mapping with a `model_type`.
     """
+
+    RANGES: ClassVar[dict[str, str]] = {
+        "num_fusion_layers": "[1, 1000]",
+        "fusion_hidden_size": "[1, 65536]",
+        "num_fusion_heads": "[1, 1024]",
+        "fusion_dropout": "[0, 1)",
+    }
+    """Fields that are numbers -> what they can be (`hf_dgl.training.ranges`)."""
 
     encoders: dict[str, Any] | str | None = field(
         default=None,
@@ -60,10 +72,12 @@ class ModelArguments:
     )
     num_fusion_layers: int = field(default=2, metadata={"help": "Layers of an attention fusion."})
     fusion_hidden_size: int | None = field(
-        default=None, metadata={"help": "Width of the fusion. Default: chosen from the encoders' widths."}
+        default=None,
+        metadata={"help": "Width of the fusion. Default: chosen from the encoders' widths."},
     )
     num_fusion_heads: int | None = field(
-        default=None, metadata={"help": "Attention heads of the fusion. Default: chosen from its width."}
+        default=None,
+        metadata={"help": "Attention heads of the fusion. Default: chosen from its width."},
     )
     fusion_dropout: float | None = field(default=None, metadata={"help": "Dropout inside the fusion."})
     problem_type: str | None = field(
@@ -120,9 +134,12 @@ class ModelArguments:
             raise ValueError("`model_class` is that of `model_name_or_path`: add the latter, or remove `model_class`.")
         if self.encoders is not None and self.model_name_or_path is not None:
             raise ValueError("`encoders` and `model_name_or_path` exclude each other: remove one of them.")
+        check_ranges(self)
         self._check_peft()
-        if self.encoders is None:
-            return
+        if self.encoders is not None:
+            self._check_encoders()
+
+    def _check_encoders(self) -> None:
         if not isinstance(self.encoders, Mapping) or not self.encoders:
             raise ValueError(f"encoders: expected one entry per modality (`image: <Hub id>`), got {self.encoders!r}.")
         for name, encoder in self.encoders.items():
@@ -131,6 +148,8 @@ class ModelArguments:
                     f"encoders: {name!r} is a mapping, so it is built from scratch and needs `model_type` "
                     f"(e.g. `model_type: vit`), or `checkpoint`; got the keys {sorted(encoder)}."
                 )
+            if isinstance(encoder, Mapping):
+                check_nested(f"encoders: {name}", encoder)
             if not isinstance(encoder, (str, Mapping)):
                 raise ValueError(
                     f"encoders: expected a Hub id, a folder or a mapping with `model_type` for {name!r}, "
@@ -153,6 +172,7 @@ class ModelArguments:
                 "peft: expected a mapping such as `peft: {r: 8, lora_alpha: 16}` (on the command line "
                 f"`--peft r=8 lora_alpha=16`), got {self.peft!r}."
             )
+        check_nested("peft", self.peft or {})
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit exclude each other: remove one of them.")
         if self.bits and self.peft is None:
@@ -176,6 +196,16 @@ class DataArguments:
     Raises:
         ValueError: if no data set is named, a weight is no positive number, or a number is too small.
     """
+
+    RANGES: ClassVar[dict[str, str]] = {
+        "max_train_samples": "[1, inf)",
+        "max_eval_samples": "[1, inf)",
+        "dataset_seed": "[0, 4294967295]",
+        "shuffle_buffer_size": "[1, inf)",
+        "max_audio_seconds": "(0, 86400]",
+        "preprocessing_num_workers": "[1, 1024]",
+    }
+    """Fields that are numbers -> what they can be (`hf_dgl.training.ranges`)."""
 
     dataset_name: dict[str, Any] | str | None = field(
         default=None,
@@ -209,7 +239,8 @@ class DataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many rows of each other split, drawn at random."}
+        default=None,
+        metadata={"help": "Evaluate on so many rows of each other split, drawn at random."},
     )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Git revision (branch, tag or commit) of a data set that comes from the Hub."}
@@ -218,7 +249,7 @@ class DataArguments:
         default=0,
         metadata={
             "help": "Seed of the splitting and drawing of rows and of `sample:` data. Apart from `seed`, so that "
-            "runs with several seeds share one test split."
+            "runs with several seeds share one test split.",
         },
     )
     streaming: bool = field(
@@ -230,7 +261,9 @@ class DataArguments:
     )
     shuffle_buffer_size: int = field(
         default=1000,
-        metadata={"help": "With `streaming`, rows are drawn at random from the next so many; 1: no shuffling."},
+        metadata={
+            "help": "With `streaming`, rows are drawn at random from the next so many; 1: no shuffling.",
+        },
     )
     class_names: list[str] | None = field(
         default=None,
@@ -243,7 +276,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Longer audio is cropped to so many seconds: anywhere in training, in the middle else. Default: "
-            "what the encoder can take, if it has a limit."
+            "what the encoder can take, if it has a limit.",
         },
     )
     on_error: str = field(
@@ -257,7 +290,9 @@ class DataArguments:
     )
     preprocessing_num_workers: int | None = field(
         default=None,
-        metadata={"help": "Processes that look for broken rows (`on_error: skip`). Default: one per CPU core."},
+        metadata={
+            "help": "Processes that look for broken rows (`on_error: skip`). Default: one per CPU core.",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -268,10 +303,7 @@ class DataArguments:
             )
         if isinstance(self.dataset_name, Mapping):
             self.dataset_name = {name: _weight(name, weight) for name, weight in self.dataset_name.items()}
-        for name in ("shuffle_buffer_size", "max_audio_seconds", "preprocessing_num_workers"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}: expected a number above 0, got {value!r}.")
+        check_ranges(self)
         if isinstance(self.column_mapping, str):
             raise ValueError(
                 "column_mapping: expected one `name: column` per modality (on the command line "

@@ -12,7 +12,7 @@ import datasets
 from hf_dgl.data.columns import LABEL_COLUMN
 
 from .arguments import IN_MEMORY, MODALITY_WORDS, WITHOUT_FILE
-from .recipe import KEYS, Recipe, make_recipe, read_recipe
+from .recipe import KEYS, Recipe, make_recipe, name_of_data, read_recipe
 
 _DATASETS = (datasets.Dataset, datasets.DatasetDict, datasets.IterableDataset, datasets.IterableDatasetDict)
 
@@ -55,7 +55,7 @@ def recipe_of(recipe: str | os.PathLike[str] | None, data: Any, keys: Mapping[st
         values["dataset_name"] = IN_MEMORY if isinstance(data, _DATASETS) else data
         if recipe is None and isinstance(data, (str, os.PathLike)):
             values["dataset_name"] = os.fspath(data)
-            name = Path(str(data).replace(":", "_")).stem or name
+            name = name_of_data(os.fspath(data))
     made = make_recipe(values, name)
     if isinstance(data, _DATASETS):
         made.dataset = data

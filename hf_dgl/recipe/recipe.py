@@ -29,11 +29,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_dgl.hub.tokens import redacted
 from hf_dgl.install import find_recipe
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
+from hf_dgl.training.ranges import Range
 
 from .arguments import MODALITY_WORDS, WITHOUT_FILE, DataArguments, ModelArguments
+from .safe_yaml import parse_yaml, read_yaml
 from .unimodal import with_one_modality
 
 _OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]
@@ -99,7 +102,7 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             value = {name: entry for name, entry in {**before, **value}.items() if entry is not None}
         values[key] = _typed(key, value)
-    name = _name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
+    name = name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
     return _build(values, name)
 
 
@@ -144,13 +147,7 @@ def _build(values: dict[str, Any], name: str) -> Recipe:
 def build_parser(
     prog: str = "hf-dgl train", only: Collection[str] | None = None, exit_on_error: bool = True
 ) -> argparse.ArgumentParser:
-    """The parser behind `hf-dgl train --help`: the method's keys first, then model, data, and the Trainer's.
-
-    Args:
-        prog: The command.
-        only: Keys; None: all there are.
-        exit_on_error: Of argparse.
-    """
+    """The parser behind `hf-dgl train --help`: keys (all, or `only` these) by method, model, data, Trainer."""
     shown = _HINTS if only is None else only
     method = [f.name for f in dataclasses.fields(DGLTrainingArguments)]
     upstream = {f.name for f in dataclasses.fields(TrainingArguments)}
@@ -188,7 +185,7 @@ def _group(title: str, owner: Any, shown: Collection[str], without: Collection[s
         (
             f.name,
             str if {float, dict} <= _members(f.name) else _HINTS[f.name],  # upstream's parser knows no such unions
-            field(default=f.default, default_factory=f.default_factory, metadata=f.metadata),
+            field(default=f.default, default_factory=f.default_factory, metadata=_with_range(owner, f)),
         )
         for f in dataclasses.fields(owner)
         if f.init and f.name in shown and f.name not in without
@@ -196,12 +193,18 @@ def _group(title: str, owner: Any, shown: Collection[str], without: Collection[s
     return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
 
 
+def _with_range(owner: Any, member: Any) -> dict[str, Any]:
+    """A field's metadata, whose help tells its range, too."""
+    notation, known = owner.RANGES.get(member.name), dict(member.metadata)
+    return known if notation is None else {**known, "help": f"{known.get('help', '')} ({Range.of(notation)})"}
+
+
 def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
     encoders = values.get("encoders")
     return encoders if isinstance(encoders, Mapping) else {}
 
 
-def _name_of_data(dataset_name: Any) -> str:
+def name_of_data(dataset_name: Any) -> str:
     """What the results of a command without recipe file are called: `my` for `data/my.csv`."""
     first = next(iter(dataset_name)) if isinstance(dataset_name, Mapping) and dataset_name else dataset_name
     return Path(str(first or "model").replace(":", "_")).stem or "model"
@@ -210,10 +213,7 @@ def _name_of_data(dataset_name: Any) -> str:
 def read_recipe(file: str | os.PathLike[str]) -> dict[str, Any]:
     """The keys and values of a recipe file, or of a shipped recipe's name; ValueError on a key that does not exist."""
     path = find_recipe(file)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}.")
     _check_keys(values, str(path))
@@ -297,16 +297,16 @@ def _from_words(key: str, words: list[str]) -> Any:
     if dict in members and all("=" in word and not word.startswith("{") for word in words):
         split = [word.rsplit("=", 1) if key == "dataset_name" else word.split("=", 1) for word in words]
         if key != "dataset_name" or len(split) > 1 or _is_number(split[0][1]):  # else a path with a `=`
-            return {name: _maybe_nested(value) for name, value in split}
+            return {name: _maybe_nested(key, value) for name, value in split}
     if len(words) == 1:
-        return _maybe_nested(words[0]) if members & {dict, list} else words[0]
+        return _maybe_nested(key, words[0]) if members & {dict, list} else words[0]
     if list in members:
         return words
     raise _wrong_type(key, " ".join(words))
 
 
-def _maybe_nested(word: str) -> Any:
-    return yaml.safe_load(word) if word.startswith(("{", "[")) else word
+def _maybe_nested(key: str, word: str) -> Any:
+    return parse_yaml(word, f"--{key}") if word.startswith(("{", "[")) else word
 
 
 def _typed(key: str, value: Any) -> Any:
@@ -318,6 +318,8 @@ def _typed(key: str, value: Any) -> Any:
         return _action(key).const
     if isinstance(value, Mapping) and dict in members:
         return {str(name): _number(key, entry) if float in members else entry for name, entry in value.items()}
+    if key.endswith("_kwargs") and isinstance(value, str) and not value.lstrip().startswith("{"):
+        raise _wrong_type(key, value)  # upstream would take it for a mapping in JSON, and fail much later
     if isinstance(value, (list, tuple)) and list in members:
         return list(value)
     if value is None or isinstance(value, (Mapping, list, tuple)):
@@ -366,9 +368,13 @@ def _members(key: str) -> set[Any]:
 
 
 def _wrong_type(key: str, value: Any) -> ValueError:
+    if key.endswith("token"):
+        return ValueError(f"{key}: expected a text, got a {type(value).__name__} (which is not shown: it is secret).")
     if (action := _action(key)).choices is not None:
         choices = [str(choice) for choice in action.choices]
-        return ValueError(f"{key}: expected one of {choices}, got {value!r}{did_you_mean(str(value), choices)}")
+        return ValueError(
+            f"{key}: expected one of {choices}, got {redacted(repr(value))}{did_you_mean(str(value), choices)}"
+        )
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", list: "a list"}
     members = _members(key)
     expected = " or ".join(
@@ -378,7 +384,7 @@ def _wrong_type(key: str, value: Any) -> ValueError:
         expected += (
             " or " if expected else ""
         ) + "a mapping (in a recipe indented `name: value` lines, here `name=value`)"
-    return ValueError(f"{key}: expected {expected}, got {value!r}.")
+    return ValueError(f"{key}: expected {expected or 'nothing, in a recipe'}, got {redacted(repr(value))}.")
 
 
 def _portable(value: Any) -> Any:
@@ -386,6 +392,8 @@ def _portable(value: Any) -> Any:
     if isinstance(value, Mapping):
         kept = {name: entry for name, entry in value.items() if not str(name).endswith("token")}
         return {_portable(name): _portable(entry) for name, entry in kept.items()}
+    if isinstance(value, list):
+        return [_portable(entry) for entry in value]
     if isinstance(value, str) and os.path.isabs(value) and Path(value).is_relative_to(Path.cwd()):
         return os.path.relpath(value)
-    return value
+    return redacted(value) if isinstance(value, str) else value

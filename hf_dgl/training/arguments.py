@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from transformers import TrainingArguments
 
 from hf_dgl.method.methods import ALL_METHODS, AS_PUBLISHED, UNIMODAL
 from hf_dgl.method.modalities import did_you_mean
+
+from .ranges import check_ranges
 
 PER_MODALITY = ("alpha", "multimodal_to_encoders", "encoder_learning_rate")
 """Settings that are one number, or one per modality. `str` comes second in their types, and None is among them: so
@@ -25,12 +27,51 @@ class DGLTrainingArguments(TrainingArguments):
     Differences to upstream's defaults: `remove_unused_columns` is False (the collator reads whole rows).
 
     Raises:
-        ValueError: an unknown `method`, or a setting that the method fixes.
+        ValueError: an unknown `method`, a setting that the method fixes, or a number out of its range.
 
     Example:
 
         >>> DGLTrainingArguments("out", method="dgl", alpha={"image": 2.0, "text": 1.0})
     """
+
+    RANGES: ClassVar[dict[str, str]] = {
+        "per_device_train_batch_size": "[1, 1000000]",
+        "per_device_eval_batch_size": "[1, 1000000]",
+        "gradient_accumulation_steps": "[1, 1000000]",
+        "eval_accumulation_steps": "[1, 1000000]",
+        "num_train_epochs": "(0, 1000000]",
+        "max_steps": "-1 or [1, 1000000000]",
+        "warmup_steps": "[0, 1000000000]",
+        "learning_rate": "[0, 100]",
+        "lr_scheduler_kwargs": "(-inf, inf)",
+        "weight_decay": "[0, 100]",
+        "adam_beta1": "[0, 1)",
+        "adam_beta2": "[0, 1)",
+        "adam_epsilon": "[0, 1]",
+        "max_grad_norm": "[0, inf)",
+        "label_smoothing_factor": "[0, 1)",
+        "neftune_noise_alpha": "[0, inf)",
+        "logging_steps": "(0, inf)",
+        "eval_steps": "(0, inf)",
+        "eval_delay": "[0, inf)",
+        "save_steps": "(0, inf)",
+        "save_total_limit": "[1, inf)",
+        "seed": "[0, 4294967295]",
+        "data_seed": "[0, 4294967295]",
+        "dataloader_num_workers": "[0, 1024]",
+        "dataloader_prefetch_factor": "[1, 1024]",
+        "torch_empty_cache_steps": "[1, inf)",
+        "ddp_bucket_cap_mb": "[1, inf)",
+        "ddp_timeout": "[1, inf)",
+        "alpha": "[0, 1000000]",
+        "multimodal_to_encoders": "[0, 1]",
+        "ogm_alpha": "[0, 1000]",
+        "ogm_start_epoch": "[0, inf)",
+        "ogm_end_epoch": "(0, inf)",
+        "encoder_learning_rate": "[0, 100]",
+        "learning_rate_mapping": "[0, 100]",
+    }
+    """Fields that are numbers -> what they can be (`ranges.py`); upstream's are among them."""
 
     method: str | None = field(
         default=None,
@@ -50,14 +91,14 @@ class DGLTrainingArguments(TrainingArguments):
         default=1.0,
         metadata={
             "help": "Weight of the unimodal losses: one number, or `image=1 text=2`. With Adam-like optimisers it "
-            "acts through gradient clipping only; use `encoder_learning_rate` there."
+            "acts through gradient clipping only; use `encoder_learning_rate` there.",
         },
     )
     multimodal_to_encoders: float | str | dict[str, float] | None = field(
         default=None,
         metadata={
             "help": "Share (0 to 1) of the multimodal loss's gradient that passes to the encoders: one number, or one "
-            "per modality. Default: what `method` says (0 for dgl)."
+            "per modality. Default: what `method` says (0 for dgl).",
         },
     )
     modality: str | None = field(
@@ -68,7 +109,7 @@ class DGLTrainingArguments(TrainingArguments):
         default=0.1,
         metadata={
             "help": "For `method: ogm_ge`: how strongly the dominant encoder is slowed down; its gradient is "
-            "multiplied by 1 - tanh(ogm_alpha * ratio). With Adam-like optimisers a constant factor cancels out."
+            "multiplied by 1 - tanh(ogm_alpha * ratio). With Adam-like optimisers a constant factor cancels out.",
         },
     )
     ogm_noise: bool = field(
@@ -79,7 +120,10 @@ class DGLTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "For `method: ogm_ge`: modulate from this epoch on."}
     )
     ogm_end_epoch: float | None = field(
-        default=None, metadata={"help": "For `method: ogm_ge`: modulate until this epoch. Default: to the end."}
+        default=None,
+        metadata={
+            "help": "For `method: ogm_ge`: modulate until this epoch. Default: to the end.",
+        },
     )
     partition: str | None = field(
         default=None,
@@ -93,7 +137,7 @@ class DGLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Learning rate of the encoders: one number, or one per modality. Default: `learning_rate`, as for "
-            "the fusion."
+            "the fusion.",
         },
     )
     learning_rate_mapping: dict[str, float] | str | None = field(
@@ -101,7 +145,7 @@ class DGLTrainingArguments(TrainingArguments):
         metadata={
             "help": "Learning rate of the parameters in whose names a regular expression is found: "
             "`embeddings=1e-6 '^classifier=1e-3'`. The first expression that matches counts; it wins over "
-            "`encoder_learning_rate`, which wins over `learning_rate`."
+            "`encoder_learning_rate`, which wins over `learning_rate`.",
         },
     )
     freeze: list[str] | None = field(
@@ -142,12 +186,27 @@ class DGLTrainingArguments(TrainingArguments):
         for name in PER_MODALITY:
             setattr(self, name, _parsed(name, getattr(self, name)))
         self.learning_rate_mapping = _entries(self.learning_rate_mapping)
+        check_ranges(self)
         self._check_method()
         self.learning_rates_by_pattern()
         self.direction_is_given = self.greater_is_better is not None  # upstream fills in its own rule
         if self.clip_by_group is None:
             self.clip_by_group = self.method not in AS_PUBLISHED
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            wanted = [name for name in ("bf16", "bf16_full_eval", "tf32") if getattr(self, name)]
+            if not wanted or not any(word in str(error) for word in ("bf16", "tf32")):
+                raise
+            raise ValueError(
+                f"{wanted[0]}: true needs a GPU that can do it, and there is none here. Type `--{wanted[0]} false`"
+                + ("." if wanted[0] == "tf32" else ", or `--use_cpu true` to compute in bfloat16 on the CPU.")
+            ) from error
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError(
+                "fp16: true needs a GPU, and there is none here (or `use_cpu` is set). Type `--fp16 false`, or "
+                "`--fp16 false --bf16 true --use_cpu true` to compute in bfloat16 on the CPU."
+            )
 
     def _check_method(self) -> None:
         if self.method is not None and self.method not in ALL_METHODS:

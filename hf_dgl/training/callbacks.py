@@ -80,13 +80,15 @@ class ComeLast(TrainerCallback):
         >>> trainer.add_callback(ComeLast(lambda: trainer.disentangled))
     """
 
-    def __init__(self, handle: Callable[[], Disentangled]) -> None:
+    def __init__(self, handle: Callable[[], Disentangled | None]) -> None:
         self._handle = handle
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._handle().come_last()
+        handle = self._handle()
+        if handle is not None:
+            handle.come_last()
 
 
 class RememberExplained(TrainerCallback):

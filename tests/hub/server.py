@@ -62,20 +62,31 @@ class Repository:
 class Refused(Exception):
     """An answer that is an error."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None) -> None:
-        self.status, self.message, self.code, self.commit = status, message, code, commit
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        commit: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status, self.message, self.code, self.commit, self.headers = status, message, code, commit, headers or {}
         super().__init__(message)
 
 
 @dataclass
 class Failure:
-    """An answer that was ordered by a test; status 0: the connection is cut in the midst of the upload."""
+    """An answer that was ordered by a test.
+
+    Status 0: the connection is cut in the midst of the upload; -1: it is done, and cut before the answer.
+    """
 
     method: str
     pattern: str
     status: int
     message: str
     times: int
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Hub:
@@ -102,8 +113,11 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    def fail(self, method: str, pattern: str, status: int, message: str = "", times: int = 1000) -> None:
-        self.failures.append(Failure(method, pattern, status, message, times))
+    def fail(
+        self, method: str, pattern: str, status: int, message: str = "", times: int = 1000, **headers: str
+    ) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.failures.append(Failure(method, pattern, status, message, times, named))
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         repository = self.repositories[repo_id]
@@ -146,8 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.body = self.rfile.read(length)
         try:
-            if failure is not None:
-                raise Refused(failure.status, failure.message)
+            self.loses_answer = failure is not None and failure.status == -1
+            if failure is not None and not self.loses_answer:
+                raise Refused(failure.status, failure.message, headers=failure.headers)
             for method, pattern, function in _ROUTES:
                 match = pattern.fullmatch(path)
                 if match and method == ("GET" if self.command == "HEAD" else self.command):
@@ -155,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
             raise Refused(404, f"no route for {self.command} {path}")
         except Refused as refused:
-            headers = {"X-Error-Message": refused.message}
+            headers = {"X-Error-Message": refused.message, **refused.headers}
             headers |= {"X-Error-Code": refused.code} if refused.code else {}
             headers |= {"X-Repo-Commit": refused.commit} if refused.commit else {}
             self.send(json.dumps({"error": refused.message}).encode(), refused.status, headers)
@@ -170,7 +185,13 @@ class _Handler(BaseHTTPRequestHandler):
                     return failure
         return None
 
+    loses_answer = False
+
     def send(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if self.loses_answer:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,72 @@ def test_a_failing_push_on_the_way_is_a_warning(client: Client, hub: Hub, tmp_pa
     assert said["code"] == 0, said["err"]
     assert "An upload during training failed. The Hub is not well (500 busy)" in said["err"]
     assert client("same", local=str(tmp_path / "out"), repo_id="user/way")["logits"]
+
+
+# ---- strange answers, strange tokens, strange files ---------------------------------------------------------------
+
+
+def test_a_lost_answer_is_looked_for(trained: Path, client: Client, hub: Hub) -> None:
+    """The commit is made, and the connection breaks before the Hub says so: that is no failure."""
+    hub.fail("POST", "/commit/", -1)
+    said = client("cli", words=["push", str(trained), "user/lost"])
+    assert (said["code"], said["out"]) == (0, f"{hub.url}/user/lost\n"), said["err"]
+    assert "The Hub's answer was lost, but all" in said["err"] and "files are in user/lost" in said["err"]
+    assert hub.files("user/lost")["model.safetensors"] == (trained / "model.safetensors").read_bytes()
+
+
+def test_a_lost_commit_is_looked_for(trained: Path, client: Client, hub: Hub) -> None:
+    hub.fail("POST", "/commit/", 504, "no answer")
+    message = push(client, trained, "user/lost-commit")
+    assert re.search(r"not well \(504 no answer\); \S+ of this upload is not in user/lost-commit\.", message)
+    hub.fail("GET", "/tree/", 503, "no")
+    message = push(client, trained, "user/lost-commit")
+    assert f"whether it arrived cannot be seen from here: look at {hub.url}/user/lost-commit" in message
+
+
+def test_too_many_requests_are_waited_out(trained: Path, client: Client, hub: Hub) -> None:
+    hub.fail("POST", "/commit/", 429, "slow down", times=2, Retry_After="7")
+    said = client("cli", words=["push", str(trained), "user/patient"])
+    assert said["code"] == 0 and "(429): trying again in 7 seconds" in said["err"], said["err"]
+    hub.fail("POST", "/commit/", 429, "slow down", Retry_After="100000")
+    message = push(client, trained, "user/impatient")
+    assert "asks for patience (429 slow down)" in message
+    assert_says_where_and_how(message, trained, "user/impatient")
+
+
+def test_a_repository_that_exists_and_does_not_say_where(trained: Path, client: Client, hub: Hub) -> None:
+    hub.repositories["user/there"] = Repository()
+    hub.repositories["user/there"].commit("main", "initial commit", {})
+    hub.fail("POST", "/api/repos/create", 409, "You already created this model repo")
+    said = client("cli", words=["push", str(trained), "user/there"])
+    assert (said["code"], said["out"]) == (0, f"{hub.url}/user/there\n"), said["err"]
+
+
+def test_links_are_not_followed(trained: Path, client: Client, hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    shutil.copytree(trained, folder)
+    (tmp_path / "passwords.txt").write_text("secret")
+    (folder / "notes[1].txt").symlink_to(tmp_path / "passwords.txt")
+    (folder / "more").symlink_to(tmp_path)
+    said = client("cli", words=["push", str(folder), "user/links"])
+    assert said["code"] == 0 and "notes[1].txt" in said["err"] and "symbolic links are not followed" in said["err"]
+    assert b"secret" not in b"".join(hub.files("user/links").values())
+    assert not [name for name in hub.files("user/links") if "notes" in name or "more" in name]
+
+
+@pytest.mark.parametrize("token", ["hf_" + "é" * 34, "hf_abc ddd" + "g" * 30, "hf_abc\tx" + "g" * 30])
+def test_what_is_no_token_is_not_quoted(trained: Path, client: Client, token: str) -> None:
+    said = client("cli", words=["push", str(trained), "user/x"], env={"HF_TOKEN": token})
+    assert said["code"] == 2 and "Traceback" not in said["err"]
+    assert "letter that no token has" in said["err"] and not re.search("é|ddd|ggg|xe9", said["err"])
+
+
+@pytest.mark.parametrize("token", ["hf_oauth_eyJhbGciOi.J9-x_y", "hf_jwt_eyJhbGciOiJ", EXPIRED_TOKEN])
+def test_every_kind_of_token_stays_here(trained: Path, client: Client, hub: Hub, token: str) -> None:
+    notes = trained / "notes.md"
+    notes.write_text(f"my token is {token}")
+    try:
+        assert "notes.md holds an access token" in push(client, trained, "user/secrets")
+    finally:
+        notes.unlink()
+    assert set(hub.files("user/secrets")) == {".gitattributes"}

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from hf_dgl.hub.space import space_files
 from hf_dgl.inference.cross_modal_pipeline import CrossModalPipeline
-from hf_dgl.inference.demo import answer, build, launch_settings, space_files
+from hf_dgl.inference.demo import answer, build, launch_settings
 from tests import tiny
 from tests.browser import SCREENS, browser, overflow, violations
 
@@ -170,3 +171,19 @@ def test_the_page_bears_the_models_name_and_examples(
     assert app.title == "digits - hf_dgl"
     (examples,) = [block for block in app.blocks.values() if type(block).__name__ == "Dataset"]
     assert len(examples.samples) == 1 and examples.samples[0][1] == "a digit"
+
+
+@pytest.mark.slow
+def test_an_example_is_one_click(pipeline: CrossModalPipeline, picture: str) -> None:
+    app = build(pipeline, examples=[{"image": picture, "text": "a digit", "label": "red"}])
+    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    try:
+        with browser() as chromium:
+            page = chromium.new_page()
+            page.goto(url)
+            page.get_by_text("a digit", exact=True).click()
+            page.locator("img[src*='red']").first.wait_for(timeout=20_000)
+            page.get_by_role("button", name="Ask the model").click()
+            page.locator("#note").get_by_text("From the image and text").wait_for(timeout=20_000)
+    finally:
+        app.close()

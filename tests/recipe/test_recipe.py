@@ -31,7 +31,8 @@ MINIMAL = {
 def write(tmp_path: Path) -> Any:
     def write_recipe(text: str = "", **values: Any) -> str:
         path = tmp_path / "my.yaml"
-        path.write_text(yaml.safe_dump({**MINIMAL, **values}) + text)
+        minimal = {key: value for key, value in MINIMAL.items() if not text.startswith(f"{key}:")}
+        path.write_text(yaml.safe_dump({**minimal, **values}) + text)
         return str(path)
 
     return write_recipe
