@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if not named:
         raise ValueError(f"Nothing to label: give at least one of {_spelled(model.modalities)}; or --input, --output.")
     answer = model(**named, top_k=arguments.top_k, unimodal=not arguments.fused_only, long_audio=arguments.long_audio)
+    if len(named) == 1:  # what it alone says is the answer
+        answer.pop("modalities", None)
     print(json.dumps(answer, ensure_ascii=False))
 
 

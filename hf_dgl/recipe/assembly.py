@@ -88,10 +88,16 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     """
     _check_streaming(recipe)
     model, processor = load_trained(str(model_id), token=recipe.model.token)
-    if split not in (None, "train", "validation", "test"):
+    is_named = split not in (None, "train", "validation", "test")
+    if is_named:
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
-    splits = load_splits(recipe, processor.modalities)
+    try:
+        splits = load_splits(recipe, processor.modalities)
+    except ValueError as error:
+        if is_named:
+            raise ValueError(f"{str(error).partition(' Say which one')[0]} Choose one: `--split NAME`.") from error
+        raise
     rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
     if not writes_text(processor):
         labels = LabelSpec.from_config(model.config)

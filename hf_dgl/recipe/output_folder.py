@@ -60,7 +60,7 @@ def remove_old_checkpoints(training: DGLTrainingArguments) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Makes the folder, and a file in it for a moment.
+    """Makes the folder, and a file in it, for a moment.
 
     Raises:
         OSError: names the folder, and why it cannot be.
@@ -69,10 +69,13 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
         >>> check_writable("outputs/image_text")
     """
+    is_new = not os.path.exists(folder)
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        if is_new:
+            os.rmdir(folder)
     except OSError as error:
         what = "is a file" if os.path.isfile(folder) else f"cannot be written ({error.strerror})"
         raise OSError(f"output_dir: {os.fspath(folder)!r} {what}. Choose another: `--output_dir FOLDER`.") from error

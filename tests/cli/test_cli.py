@@ -111,6 +111,7 @@ def test_predict(trained: str, picture: str, capsys: Any) -> None:
     assert main(["predict", trained, "--text=an even digit"]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert alone["score"] == pytest.approx(both["modalities"]["text"]["score"], abs=1e-5)
+    assert "modalities" not in alone  # its scores are the answer's
 
 
 def test_env(capsys: Any) -> None:

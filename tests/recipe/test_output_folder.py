@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_dgl.recipe.output_folder import check_output_folder, remove_old_checkpoints
+from hf_dgl.recipe.output_folder import check_loggers, check_output_folder, remove_old_checkpoints
 from hf_dgl.training.arguments import DGLTrainingArguments
 
 MODEL, CHECKPOINT = "already holds a model", "of a run that did not end"
@@ -38,7 +38,7 @@ def test_what_stops_a_run(tmp_path: Path, files: list[str], settings: dict, mess
     training = DGLTrainingArguments(str(out), use_cpu=True, **settings)
     if message is None:
         check_output_folder(training)
-        assert out.is_dir()
+        assert out.is_dir() == bool(files)  # a run that fails later leaves no empty folder
         return
     with pytest.raises(ValueError, match=message) as error:
         check_output_folder(training)
@@ -55,3 +55,10 @@ def test_overwriting_removes_old_checkpoints_only(tmp_path: Path) -> None:
     settings = {"overwrite_output_dir": True, "resume_from_checkpoint": "true"}
     remove_old_checkpoints(DGLTrainingArguments(str(tmp_path), use_cpu=True, **settings))
     assert (tmp_path / "checkpoint-4").is_dir()
+
+
+def test_loggers_that_are_not_installed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_dgl.recipe.output_folder.get_available_reporting_integrations", lambda: ["wandb"])
+    check_loggers(DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=["wandb"]))
+    with pytest.raises(ValueError, match="report_to: tensorboard is not installed. Type: pip install tensorboard"):
+        check_loggers(DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=["wandb", "tensorboard"]))
