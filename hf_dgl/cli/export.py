@@ -29,11 +29,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints what was compared and where the file is."""
     from hf_dgl.inference.load import pipeline
     from hf_dgl.inference.onnx import export_onnx
-    from hf_dgl.reports.drawing import check_file
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl export --help` lists what there is.")
-    check_file("--onnx", arguments.onnx)
     model = pipeline(arguments.model, device="cpu")
     checks = export_onnx(model, arguments.onnx, tolerance=arguments.tolerance)
     print("Largest difference of a logit between ONNX and torch:")

@@ -69,23 +69,24 @@ def check_picture(option: str, path: str | os.PathLike[str] | None) -> None:
 
 
 def check_file(option: str, path: str | os.PathLike[str] | None) -> None:
-    """Looks whether a file can be written, before the work whose result it will hold; makes its folder.
+    """Looks whether a file can be written, before the work whose result it will hold.
 
     Args:
         option: What the user typed, for the message: `--json`.
         path: The file; None: nothing is looked at.
 
     Raises:
-        OSError: it is a folder, or cannot be written.
+        OSError: it is a folder, its folder is not there, or it cannot be written.
     """
     if path is None:
         return
     file = Path(path)
     if file.is_dir():
         raise OSError(f"{option}: {str(path)!r} is a folder; give the name of a file in it.")
+    if not file.parent.is_dir():
+        raise OSError(f"{option}: there is no folder {str(file.parent)!r} to write {file.name!r} into.")
     is_new = not file.exists()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "ab"):
             pass
         if is_new:

@@ -62,10 +62,10 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     ("words", "message"),
     [
         (["data", "RECIPE", "--preview", "data.jpeg2"], "pictures are written as"),
-        (["data", "RECIPE", "--preview", "/proc/no/data.png"], "cannot be written"),
+        (["data", "RECIPE", "--preview", "/proc/data.png"], "cannot be written"),
         (["benchmark", "RECIPE", "--plot", "plot"], "has no ending"),
         (["benchmark", "RECIPE", "--json", "."], "is a folder"),
-        (["inspect", "RECIPE", "--picture", "/proc/no/model.svg"], "cannot be written"),
+        (["inspect", "RECIPE", "--picture", "nowhere/model.svg"], "there is no folder 'nowhere'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
