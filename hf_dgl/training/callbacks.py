@@ -21,33 +21,30 @@ from .checkpoints import newest_complete
 logger = logging.get_logger(__name__)
 
 
-class SaveAfterTheEpoch(TrainerCallback):
-    """Makes a checkpoint of the last step of an epoch, or of all, wait for what is due at the end of the epoch.
-
-    A run that is resumed from it begins with the next epoch. An evaluation at the end of the old one would be left
-    out, and the random numbers after it would be others than those of the uninterrupted run.
+class NoteEpochs(TrainerCallback):
+    """Notes whether the last step of an epoch was saved before what is due at the end of the epoch.
 
     Example:
 
-        >>> trainer.add_callback(SaveAfterTheEpoch())
+        >>> trainer.add_callback(NoteEpochs())
     """
 
     def __init__(self) -> None:
-        self._waits = False
+        self._saved_step: int | None = None
+        self.is_saved_at_last_step = False
 
-    def on_step_end(
+    def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        ends = control.should_training_stop or float(state.epoch or 0.5).is_integer()
-        self._waits = control.should_save and ends
-        if self._waits:
-            control.should_save = False
+        self._saved_step, self.is_saved_at_last_step = None, False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_step = state.global_step
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        control.should_save |= self._waits
-        self._waits = False
+        self.is_saved_at_last_step = self._saved_step == state.global_step
 
 
 class LeaveInputsAlone(TrainerCallback):
@@ -102,7 +99,7 @@ class RememberExplained(TrainerCallback):
         >>> trainer.add_callback(RememberExplained(lambda: trainer.explained))
     """
 
-    _KEY = "Explained"
+    KEY = "Explained"
 
     def __init__(self, explained: Callable[[], Explained | None]) -> None:
         self._explained = explained
@@ -111,7 +108,7 @@ class RememberExplained(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         states: Any = state.stateful_callbacks  # a dict by now, whatever its annotation says
-        explained, kept = self._explained(), states.get(self._KEY)
+        explained, kept = self._explained(), states.get(self.KEY)
         if explained is not None and kept is not None:
             explained.load_state_dict(kept)
 
@@ -129,7 +126,7 @@ class RememberExplained(TrainerCallback):
         explained = self._explained()
         if explained is not None and control.should_save:
             states: Any = state.stateful_callbacks
-            states[self._KEY] = explained.state_dict()
+            states[self.KEY] = explained.state_dict()
 
 
 class BlendAtEvaluations(TrainerCallback):
@@ -143,7 +140,7 @@ class BlendAtEvaluations(TrainerCallback):
         >>> trainer.add_callback(BlendAtEvaluations(trainer))
     """
 
-    _KEY = "Blending"
+    KEY = "Blending"
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -159,8 +156,8 @@ class BlendAtEvaluations(TrainerCallback):
                 f"and set e.g. `eval_strategy: epoch` (got {str(args.eval_strategy)!r})."
             )
         states: Any = state.stateful_callbacks
-        if self._KEY in states:
-            self._trainer.blending.load_state_dict(states[self._KEY])
+        if self.KEY in states:
+            self._trainer.blending.load_state_dict(states[self.KEY])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
@@ -189,7 +186,7 @@ class BlendAtEvaluations(TrainerCallback):
     def _keep(self, state: TrainerState) -> None:
         if self._trainer.blending is not None:
             states: Any = state.stateful_callbacks
-            states[self._KEY] = self._trainer.blending.state_dict()
+            states[self.KEY] = self._trainer.blending.state_dict()
 
 
 class WarnWhenStarved(TrainerCallback):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -33,14 +33,16 @@ from .callbacks import (
     ComeLast,
     LeaveInputsAlone,
     RememberExplained,
-    SaveAfterTheEpoch,
     StopWhenNotFinite,
     WarnWhenStarved,
 )
+from .class_weights import CheckThatItCounts, WeightedLoss, weighted_loss
 from .evaluation import EvaluatingTrainer
 from .groups import check_learning_rates, clip_by_group, freeze, learning_rates, split_by_learning_rate
+from .lengths import STRATEGIES, with_lengths
 from .metrics import compute_metrics_for
 from .parallelism import refuse_what_is_not_exact
+from .search import default_objective
 from .sums import RunningMeans
 from .takeover import take_over
 
@@ -103,9 +105,11 @@ class DGLTrainer(EvaluatingTrainer):
         if not isinstance(args, DGLTrainingArguments):
             raise ValueError(f"`args` must be DGLTrainingArguments(...), got {type(args).__name__}.")
         _check_dataset("train_dataset", train_dataset)
+        callbacks = _with_early_stopping(args, callbacks)
         self._declared = modalities
         self._terms = RunningMeans()  # of the loss, since the last log
         self._group_norms: dict[str, torch.Tensor] = {}
+        self._weighted: WeightedLoss | None = None
         self._split_optimizer: weakref.ref[torch.optim.Optimizer] | None = None
         self.explained: Explained | None = None
         super().__init__(
@@ -125,6 +129,7 @@ class DGLTrainer(EvaluatingTrainer):
         )
         if self.optimizer is not None:
             self._check_own_optimizer()
+        self._weigh_classes()
         self._begin_with(self._plain_model)
         assert self.disentangled is not None
         # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
@@ -147,7 +152,6 @@ class DGLTrainer(EvaluatingTrainer):
         self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite())
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
-        self.add_callback(SaveAfterTheEpoch())
         self.add_callback(RememberExplained(lambda: self.explained))
 
     def _begin_with(self, model: nn.Module) -> None:
@@ -229,6 +233,28 @@ class DGLTrainer(EvaluatingTrainer):
             self.remove_callback(WarnWhenStarved)
             self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
 
+    def _weigh_classes(self) -> None:
+        """`class_weights` is a `compute_loss_func`."""
+        wanted = self.args.class_weights
+        if wanted is None:
+            return
+        other = "compute_loss_func" if self.compute_loss_func is not None else "label_smoothing_factor"
+        if self.compute_loss_func is not None or self.args.label_smoothing_factor:
+            raise ValueError(f"`class_weights` and `{other}` both say what the loss is: remove one of them.")
+        config = getattr(below_adapters(self._plain_model), "config", None)
+        self._weighted = weighted_loss(wanted, config, self.train_dataset)
+        self.compute_loss_func = self._weighted
+        self.add_callback(CheckThatItCounts(self._weighted))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """With `class_weights`, what the weighted sum is divided by."""
+        if self._weighted is None or not batch_samples or "labels" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        items = torch.stack([self._weighted.items(batch["labels"]) for batch in batch_samples]).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self.accelerator.gather(items.reshape(1)).sum()
+        return items
+
     def _settle_direction(self) -> None:
         """Which checkpoint is the best one is told by the metric, unless the user has."""
         metric = self.args.metric_for_best_model
@@ -249,6 +275,38 @@ class DGLTrainer(EvaluatingTrainer):
         """Names the nearest metric where there is none of this name."""
         check_measured(self.args.metric_for_best_model, metrics)
         return super()._determine_best_metric(metrics, trial)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Groups rows by the length of their text or audio, where upstream would take that of an image's path."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(self._with_lengths(dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """As the rows to train on."""
+        return super()._get_eval_sampler(self._with_lengths(eval_dataset))
+
+    def _with_lengths(self, dataset: Any) -> Any:
+        if str(self.args.train_sampling_strategy) not in STRATEGIES:
+            return dataset
+        return with_lengths(dataset, self.processing_class, self.args.length_column_name)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[..., Any] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Callable[..., str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Without an objective, upstream's is told by the fused scores alone, as if no modality had its own."""
+        if compute_objective is None:
+            assert self.disentangled is not None
+            compute_objective = default_objective(list(self.disentangled.partition.modalities))
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+        )
 
     def continue_with(self, model: nn.Module) -> None:
         """Puts a whole model in the place of the trained one (its adapters merged): to be scored and saved."""
@@ -405,6 +463,15 @@ class DGLTrainer(EvaluatingTrainer):
         self.accelerator.unscale_gradients()
         self._group_norms = clip_by_group(self.disentangled.partition, self.args.max_grad_norm)
         return torch.stack(list(self._group_norms.values())).norm()
+
+
+def _with_early_stopping(args: DGLTrainingArguments, callbacks: Any) -> Any:
+    """The callbacks, and the one that `early_stopping_patience` asks for."""
+    if args.early_stopping_patience is None:
+        return callbacks
+    if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or []):
+        raise ValueError("`early_stopping_patience` and an EarlyStoppingCallback in `callbacks`: remove one of them.")
+    return [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
 
 
 def _check_dataset(name: str, dataset: Any) -> None:
