@@ -190,6 +190,8 @@ def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
         elif isinstance(processor.processors[name], PreTrainedTokenizerBase):
             content = value.encode("utf-8", "replace")
             facts.tokens[name] = count_tokens(value, processor.processors[name])
+        elif isinstance(value, str):
+            content = value.encode("utf-8", "replace")
         elif isinstance(value, Image.Image):
             content = repr(value.size).encode() + value.tobytes()
             facts.sizes[name] = value.size
