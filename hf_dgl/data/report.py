@@ -305,4 +305,4 @@ def _add_classes(report: SplitReport, encoded: Sequence[Any], spec: LabelSpec, t
         report.baseline = float(np.mean(np.asarray(encoded) == answer))
     else:
         assert spec.problem_type == REGRESSION
-        report.baseline = float(np.mean((np.asarray(encoded) - np.mean(train)) ** 2))
+        report.baseline = float(np.mean((np.asarray(encoded) - np.mean(train, axis=0)) ** 2))

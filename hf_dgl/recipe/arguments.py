@@ -207,8 +207,9 @@ class DataArguments:
     column_mapping: dict[str, str] | str | None = field(
         default=None,
         metadata={
-            "help": "Which column holds what: `image=img text=caption label=class`. Default: the columns bear these "
-            "names."
+            "help": "Which column holds what: `image=img text=caption label=class`. `image=media.image`: a field of a "
+            "column of objects; `label=[price, weight]` (short: `--label price weight`): several numbers to predict. "
+            "Default: the columns bear these names."
         },
     )
     train_split: str = field(default="train", metadata={"help": "Name of the split to train on."})
