@@ -103,6 +103,18 @@ def create_model_card(
     )
 
 
+def is_card_of_others(path: str | os.PathLike[str]) -> bool:
+    """Whether a README lies there that this toolkit has not written: one to leave alone.
+
+    Example:
+
+        >>> is_card_of_others("outputs/image_text/README.md")
+        False
+    """
+    text = _read(Path(path))
+    return bool(text) and "library_name: hf_dgl" not in text.partition("\n---")[0]
+
+
 def _about_encoders(config: Any, sources: Mapping[str, Any], processor: Any) -> dict[str, Any]:
     """Fields of the template for a model of ours; empty ones for any other."""
     encoders = getattr(config, "encoders", None) or {}
