@@ -135,7 +135,7 @@ def _answers(config: Any, problem_type: str) -> str:
     """What the model puts out, in words."""
     labels = [str(label) for _, label in sorted((getattr(config, "id2label", None) or {}).items())]
     if problem_type == "regression":
-        return "a number"
+        return "a number" if len(labels) < 2 else f"numbers: {', '.join(map(code, labels))}"
     shown = ", ".join(code(label) for label in labels[:_MANY_LABELS])
     shown += f", ... ({len(labels)} in all)" if len(labels) > _MANY_LABELS else ""
     return f"{'any' if problem_type == 'multi_label_classification' else 'one'} of these labels: {shown}"

@@ -105,12 +105,12 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     return Parts(model, processor, rows, _collator(model, processor, recipe.data.max_audio_seconds))
 
 
-def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
+def load_splits(recipe: Recipe, modalities: Sequence[str] | None) -> DatasetDict:
     """The recipe's data as `train`, `validation` and `test`, with a column per modality and `label`.
 
     Args:
         recipe: Its `data` says what is read.
-        modalities: The columns that are wanted.
+        modalities: The columns that are wanted; None: all.
 
     Raises:
         ValueError: if there is no such data set, split or column, or it is empty.
