@@ -134,6 +134,9 @@ class ModelArguments:
                     f"(e.g. `model_type: vit`), or `checkpoint`; got the keys {sorted(encoder)}."
                 )
             if isinstance(encoder, Mapping):
+                for key in {"model_type", "checkpoint"} & set(encoder):
+                    if not isinstance(encoder[key], str) or not encoder[key]:
+                        raise ValueError(f"encoders: {name}: {key}: expected a word, got {encoder[key]!r}.")
                 check_nested(f"encoders: {name}", encoder)
             if not isinstance(encoder, (str, Mapping)):
                 raise ValueError(
@@ -183,10 +186,10 @@ class DataArguments:
     """
 
     RANGES: ClassVar[dict[str, str]] = {
-        "max_train_samples": "[1, inf)",
-        "max_eval_samples": "[1, inf)",
+        "max_train_samples": "[1, 1000000000000]",
+        "max_eval_samples": "[1, 1000000000000]",
         "dataset_seed": "[0, 4294967295]",
-        "shuffle_buffer_size": "[1, inf)",
+        "shuffle_buffer_size": "[1, 1000000000]",
         "max_audio_seconds": "(0, 86400]",
         "preprocessing_num_workers": "[1, 1024]",
     }

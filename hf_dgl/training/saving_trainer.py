@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -110,7 +111,13 @@ class SavingTrainer(Trainer):
         with explaining_a_full_disk(folder):
             if self.args.should_save:
                 check_can_write(folder)
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            try:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            except UnpicklingError as error:  # torch reads them with `weights_only=True`
+                raise ValueError(
+                    f"Cannot resume from {resume_from_checkpoint}: it holds other objects than tensors and numbers, "
+                    "which could be any code. No Trainer wrote that."
+                ) from error
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
