@@ -17,6 +17,8 @@ import torch
 import transformers as tf
 from torch import nn
 
+from tests.devices import put
+
 B, L, VOCAB, CLASSES = 3, 6, 64, 4
 TINY: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {}
 
@@ -55,7 +57,7 @@ def tiny(name: str) -> Callable[[Any], Any]:
                 with torch.no_grad():
                     for parameter in model.parameters():
                         parameter.add_(0.05 * torch.randn_like(parameter))
-            return model.float().eval(), batch
+            return put(model.float().eval()), put(batch)
 
         TINY[name] = seeded
         return build

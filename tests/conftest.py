@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from tests import tiny
+from tests import devices, tiny
 
 transformers.logging.disable_progress_bar()
 
@@ -28,6 +28,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: needs --runslow"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of a module that is marked `device` have their models where HF_DGL_TEST_DEVICE says."""
+    with devices.placed(request.node.get_closest_marker("device") is not None):
+        yield
 
 
 @pytest.fixture(autouse=True)

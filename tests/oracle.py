@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from tests.devices import put
+
 
 def oracle(
     model: nn.Module,
@@ -200,7 +202,7 @@ class Interleaved(Toy):
         self.head = nn.Linear(self.width, 3)
 
     def forward(self, labels: torch.Tensor | None = None, only: str | None = None, **batch: torch.Tensor) -> dict:
-        state, fused = dict(batch), torch.zeros(())
+        state, fused = dict(batch), put(torch.zeros(()))
         for layer, bridge in zip((0, 2), self.bridges, strict=True):
             for name in self.modalities:
                 state[name] = getattr(self, f"enc_{name}")[layer](state[name])
@@ -300,7 +302,7 @@ class SharedSequence(Attention):
 
     def mask_of(self, batch: dict, *absent: str) -> torch.Tensor:
         """Which tokens are open: bool `[rows, all tokens]`."""
-        return torch.cat([torch.full(batch[n].shape[:2], n not in absent) for n in self.modalities], 1)
+        return put(torch.cat([torch.full(batch[n].shape[:2], n not in absent) for n in self.modalities], 1))
 
     def declared(self) -> dict:
         def without(name: str) -> Callable[[dict], dict]:
@@ -375,12 +377,12 @@ TOYS = [
 def toy_batch(model: Toy, rows: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     batch = {n: torch.randn(rows, 4, 5, generator=generator, dtype=torch.float64) for n in model.modalities}
-    return {**batch, "labels": torch.randint(3, (rows,), generator=generator)}
+    return put({**batch, "labels": torch.randint(3, (rows,), generator=generator)})
 
 
 def make_toy(toy: type[Toy], seed: int = 0) -> Toy:
     torch.manual_seed(seed)
-    return toy().double().train()
+    return put(toy().double().train())
 
 
 def toy_losses(model: Toy, batch: dict[str, torch.Tensor]) -> dict[str, Callable[[], torch.Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import re
 import resource
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hf_dgl
 
@@ -104,6 +106,12 @@ def test_the_installed_version_is_the_one_in_the_code():
     assert metadata.version("hf-dgl") == hf_dgl.__version__
 
 
+def test_what_is_cited_and_what_changed_are_of_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == hf_dgl.__version__
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None and newest.group(1) == hf_dgl.__version__
+
+
 @pytest.mark.slow
 def test_the_wheel_says_the_same_version_and_carries_what_is_no_code(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
@@ -123,3 +131,21 @@ def test_the_wheel_says_the_same_version_and_carries_what_is_no_code(tmp_path):
     for path in (ROOT / "hf_dgl").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             assert str(path.relative_to(ROOT)) in names
+
+
+# ---- for those who carry on ----
+
+
+def test_the_workflows_run_what_anybody_runs():
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        (job,) = yaml.safe_load(workflow.read_text())["jobs"].values()
+        assert ".ci/run" in [step.get("run") for step in job["steps"]], workflow.name
+
+
+def test_contributing_names_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    wings = {path.name for path in (ROOT / "hf_dgl").iterdir() if (path / "__init__.py").is_file()}
+    named = set(re.findall(r"`(\w+)/`", text))
+    assert wings <= named
+    for path in re.findall(r"`((?:hf_dgl|tests|\.github)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.models.processing_cross_modal import default_processor, train_tokenizer
+from tests.devices import put
 
 VOCAB_SIZE = 64
 IMAGE_SIZE = 16
@@ -263,7 +264,7 @@ def tiny_model(
 ) -> CrossModalForSequenceClassification:
     """A deterministic classifier over `tiny_config(modalities, **kwargs)`, in eval mode."""
     torch.manual_seed(seed)
-    return CrossModalForSequenceClassification(tiny_config(modalities, **kwargs)).eval()
+    return put(CrossModalForSequenceClassification(tiny_config(modalities, **kwargs)).eval())
 
 
 def tiny_batch(
@@ -274,7 +275,7 @@ def tiny_batch(
     batch: dict[str, Any] = {name: FAMILIES[family_of(name)].inputs(batch_size) for name in modalities}
     if labels:
         batch["labels"] = torch.arange(batch_size) % NUM_LABELS
-    return batch
+    return put(batch)
 
 
 def tiny_tokenizer() -> Any:

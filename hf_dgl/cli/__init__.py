@@ -1,4 +1,8 @@
-"""`hf-dgl`: one file per command, each of which parses, calls the library and prints."""
+"""`hf-dgl`: one file per command, each of which parses, calls the library and prints.
+
+What a command does is a function of the library, so nothing below imports this. A command imports what it needs when
+it runs: `hf-dgl --help` loads no torch.
+"""
 
 from __future__ import annotations
 

@@ -78,6 +78,8 @@ def _print(report: Any) -> None:
         table.add_row(title, *cells)
     console.print(table)
     lines = [f"{name}: {count} contents occur in several splits" for name, count in report.shared.items() if count]
+    for group in report.similar_classes:
+        lines.append(f"classes that may be one: {', '.join(map(repr, group))}. Make their names alike, if so.")
     if report.note:
         lines.append(report.note)
     for row in lines:
@@ -124,6 +126,9 @@ def _lines(splits: list[Any]) -> list[tuple[str, list[str]]]:
         if any(name in split.images for split in splits):
             sizes = [_size(split.images.get(name)) for split in splits]
             lines.append((f"{name}: pixels", sizes))
+            if any(split.transparent.get(name) for split in splits):
+                there = [f"{split.transparent.get(name, 0):,}" for split in splits]
+                lines.append((f"{name}: transparent (--image_background)", there))
     return lines
 
 

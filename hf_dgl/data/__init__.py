@@ -1,9 +1,14 @@
-"""From data sets to batches: sources, labels, media files, the collator, and offline sample data."""
+"""From data sets to batches: sources, labels, splits, media files, the collator, and offline sample data.
 
+It ends with the batch that a model's forward takes. Processors are in `hf_dgl.models`; which data a run takes is
+written down in `hf_dgl.recipe`; what is asked of data before a run (`hf-dgl data`) is in `report.py` and `preview.py`.
+"""
+
+from .audio import load_audio
 from .collator import CrossModalCollator
 from .columns import LABEL_COLUMN, ROW_COLUMN
 from .labels import LabelSpec, expect_dataset
-from .media import load_audio, load_image
+from .media import load_image
 from .native_collator import NativeCollator
 from .preparation import encode_labels, prepare_splits
 from .report import DataReport, inspect_data

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .columns import CROP_COLUMN, LABEL_COLUMN, ROW_COLUMN, is_missing
+from .addresses import fetch_once
+from .audio import load_audio
+from .columns import CROP_COLUMN, LABEL_COLUMN, ROW_COLUMN, is_address, is_missing
 from .labels import LabelSpec
-from .limits import audio_limit, crop_audio
-from .media import load_audio, load_image
+from .limits import IMAGE_BACKGROUND, audio_limit, crop_audio, shortest_audio
+from .media import WHITE, UnreadableMedia, describe_media, load_image
 
 
 @dataclass
@@ -126,17 +128,38 @@ def decode_value(
     part, rate = processor.processors[name], processor.sampling_rate(name)
     if hasattr(part, "read_value"):  # a column of features, see `hf_dgl.models.native.FeatureArray`
         return part.read_value(value)
+    if isinstance(part, PreTrainedTokenizerBase):
+        if isinstance(value, (str, Number)):
+            return str(value)
+        raise ValueError(f"expected a string, got {type(value).__name__}: {value!r:.80}.")
+    value = _fetched(value, name, getattr(processor, "allow_urls", False))
     if rate is not None:
         samples = load_audio(value, rate)
+        if len(samples) < (least := shortest_audio(part)):
+            raise UnreadableMedia(
+                f"The audio in {describe_media(value)} is too short: {len(samples):,} samples "
+                f"({1000 * len(samples) / rate:.1f} ms at {rate} Hz), and the encoder needs {least:,} "
+                f"({1000 * least / rate:.1f} ms).",
+                "Remove the row, or set the value to null: a row may lack a modality.",
+            )
         seconds = audio_limit(part) if max_audio_seconds is None else max_audio_seconds
         if seconds is None or len(samples) <= seconds * rate:
             return samples
         return crop_audio(samples, max(1, round(seconds * rate)), random_crop)
-    if not isinstance(part, PreTrainedTokenizerBase):
-        return load_image(value)
-    if isinstance(value, (str, Number)):
-        return str(value)
-    raise ValueError(f"expected a string, got {type(value).__name__}: {value!r:.80}.")
+    return load_image(value, getattr(part, IMAGE_BACKGROUND, WHITE))
+
+
+def _fetched(value: Any, name: str, is_allowed: bool) -> Any:
+    """A media value, and in place of one that is an address what lies there."""
+    path = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else value
+    if not isinstance(path, str) or not is_address(path):
+        return value
+    if not is_allowed:
+        raise UnreadableMedia(
+            f"{path!r} is an address, no file.",
+            "To fetch such files, once: --allow_urls true. Or download them and give their paths.",
+        )
+    return {"path": path, "bytes": fetch_once(path)}
 
 
 def _what_to_do(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -18,6 +19,12 @@ logger = logging.get_logger(__name__)
 UNLIMITED = int(1e9)  # upstream writes 1e30 where a tokenizer states no maximal length
 MAX_AUDIO_SECONDS = "max_audio_seconds"
 """Entry of a saved feature extractor: a model that was trained on crops is to be asked about crops."""
+
+MIN_AUDIO_SAMPLES = "min_audio_samples"
+"""Likewise: what the encoder needs for one token; see `hf_dgl.models.parts.remember_shortest_audio`."""
+
+IMAGE_BACKGROUND = "image_background"
+"""Entry of a saved image processor: the colour behind transparent pixels that the model was trained with."""
 
 _STREAM_ROWS = 1000  # of a stream so many rows are looked at
 
@@ -55,6 +62,24 @@ def audio_limit(processor: Any) -> float | None:
     if name.startswith("Clap") and processor.truncation == "rand_trunc":  # "fusion" sees long audio whole
         return float(processor.max_length_s)
     return None
+
+
+def shortest_audio(processor: Any) -> int:
+    """Fewest samples that an encoder can read, as its feature extractor remembers; 1 where it does not.
+
+    Example:
+        >>> from transformers import WhisperFeatureExtractor
+        >>> shortest_audio(WhisperFeatureExtractor())
+        1
+    """
+    return int(getattr(processor, MIN_AUDIO_SAMPLES, None) or 1)
+
+
+def remember_background(processor: Any, colour: str | None) -> None:
+    """Notes in a processor's image processors what is behind transparent pixels; it is saved with them."""
+    for name in processor.modalities if colour is not None else ():
+        if isinstance(processor.processors[name], BaseImageProcessor):
+            setattr(processor.processors[name], IMAGE_BACKGROUND, colour)
 
 
 def remember_crops(processor: Any, max_audio_seconds: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Image and audio files to what processors eat: PIL images in RGB, mono float32 arrays at a given rate.
+"""Media files: opened only if they are files, images decoded to what processors eat (PIL in RGB). Audio: `audio.py`.
 
 Decoding is ours (Pillow, soundfile) and not `datasets`', whose Audio feature needs torchcodec and FFmpeg, and whose
 errors do not say which file of which row is broken.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import io
 import os
-import re
+import stat
 import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+WHITE = "white"
+"""What shines through transparent pictures, where nothing else is asked for."""
+
+IMAGE_FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TIFF WEBP".split())
+"""Raster formats, by Pillow's names. EPS and its like would be handed to other programs."""
 
 # what Pillow raises on damaged files: SyntaxError for PNG, EOFError for GIF, struct.error for TIFF, ...
 _BROKEN_IMAGE: tuple[type[Exception], ...] = (UnidentifiedImageError, OSError, SyntaxError, TypeError, EOFError)
-_BROKEN_IMAGE += (struct.error, zlib.error, IndexError, KeyError, OverflowError, ValueError)
+_BROKEN_IMAGE += (struct.error, zlib.error, IndexError, KeyError, OverflowError, ValueError, MemoryError)
 _BROKEN_IMAGE += (Image.DecompressionBombError,)
 
 
@@ -48,103 +52,97 @@ def describe_media(value: Any) -> str:
     return f"value of type {type(value).__name__}"
 
 
-def load_image(value: Any) -> Image.Image:
+def load_image(value: Any, background: str = WHITE) -> Image.Image:
     """Decodes an image.
 
     Args:
         value: PIL image, path, encoded bytes, `{"path": ..., "bytes": ...}` (an undecoded `datasets.Image`), or a
-            uint8 array `[H, W]` or `[H, W, 3]`.
+            uint8 array `[H, W]`, `[H, W, 3]` or (with alpha) `[H, W, 4]`.
+        background: colour behind transparent pixels, as Pillow knows colours: `white`, `#808080`.
 
     Returns:
         PIL image in RGB, turned upright as its EXIF tag says.
 
     Raises:
-        ValueError: the file is missing, empty or not an image, or has 16-bit or float pixels. Names the file.
+        ValueError: the file is missing, empty or not an image (of one of `IMAGE_FORMATS`), or has 16-bit or float
+            pixels; several images. Names the file.
 
     Example:
         >>> load_image(np.zeros((4, 6), dtype=np.uint8)).size
         (6, 4)
+        >>> load_image(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))  # black ink, none of it
+        (255, 255, 255)
     """
+    value = _only_one(value)
     what = describe_media(value)
     try:
-        if isinstance(value, Image.Image):
-            image = value
-        elif isinstance(value, np.ndarray):
-            image = Image.fromarray(value)
-        else:
-            image = Image.open(_file_of(value))
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(_open(value))
         image.load()  # decoding comes late in Pillow
     except FileNotFoundError:
-        raise _missing("image", what) from None
+        raise missing_file("image", what) from None
     except _BROKEN_IMAGE as error:
-        raise _unreadable("image", what, error) from error
+        raise unreadable_file("image", what, error) from error
     if image.mode.startswith(("I", "F")):  # `convert` would clip these to white without a word
         raise UnreadableMedia(
             f"The image in {what} has pixels of mode {image.mode!r}, expected 8 bit per channel. Scale it first, e.g. "
             "(pixels / pixels.max() * 255).astype('uint8').",
         )
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
 
 
-def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
-    """Decodes audio, mixes it to mono and resamples it.
-
-    Args:
-        value: path, encoded bytes, `{"path": ..., "bytes": ...}` (an undecoded `datasets.Audio`), `{"array": ...,
-            "sampling_rate": ...}` (array `[num_samples]` or `[num_channels, num_samples]`), a torchcodec
-            `AudioDecoder` (a decoded `datasets.Audio`), or a bare 1-D array, taken to be at `sampling_rate` already.
-        sampling_rate: of the result, in Hz.
-
-    Returns:
-        float32 `[num_samples]`; integer input is scaled to [-1, 1].
-
-    Raises:
-        ValueError: the file is missing, not audio, cut short, or holds no samples. Names the file.
+def is_transparent(value: Any) -> bool:
+    """Whether an image has an alpha channel, or a colour that stands for nothing. Reads no more than its header.
 
     Example:
-        >>> load_audio({"array": np.zeros((2, 8000)), "sampling_rate": 8000}, sampling_rate=16000).shape
-        (16000,)
+        >>> is_transparent(Image.new("RGBA", (1, 1))), is_transparent(Image.new("RGB", (1, 1)))
+        (True, False)
     """
-    what = describe_media(value)
     try:
-        if hasattr(value, "get_all_samples"):
-            samples = value.get_all_samples()
-            array_CN, rate = samples.data.numpy(), samples.sample_rate
-        elif isinstance(value, Mapping) and value.get("array") is not None:
-            array_CN, rate = np.asarray(value["array"]), value["sampling_rate"]
-        elif isinstance(value, np.ndarray):
-            array_CN, rate = value, sampling_rate
-        else:
-            array_CN, rate = _decode_audio(_file_of(value))
-    except FileNotFoundError:
-        raise _missing("audio", what) from None
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise _unreadable("audio", what, error) from error
-    if np.issubdtype(array_CN.dtype, np.integer):
-        array_CN = array_CN / np.iinfo(array_CN.dtype).max
-    mono = np.atleast_2d(array_CN).mean(axis=0, dtype=np.float32)
-    if mono.size == 0:
-        raise UnreadableMedia(f"The audio in {what} holds no samples.", "Remove the row or set the value to null.")
-    if rate != sampling_rate:
-        mono = soxr.resample(mono, rate, sampling_rate)
-    return np.ascontiguousarray(mono, dtype=np.float32)
+        return bool(_open(_only_one(value)).has_transparency_data)
+    except _BROKEN_IMAGE:
+        return False
 
 
-def _decode_audio(file: str | io.BytesIO) -> tuple[np.ndarray, int]:
-    """float32 `[num_channels, num_samples]` and their rate; refuses files that end before their header says."""
-    with soundfile.SoundFile(file) as sound:
-        array_NC = sound.read(dtype="float32", always_2d=True)
-        # libsndfile reads what there is of a truncated wav, and notes the other size; huge sizes are streams' headers
-        sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, flags=re.MULTILINE)
-        is_cut_wav = sizes is not None and int(sizes[2]) < int(sizes[1]) < 0x7FFF0000
-        if is_cut_wav or 0 < len(array_NC) < sound.frames:
-            raise OSError(f"the file ends too early, after {len(array_NC) / sound.samplerate:.2f} seconds")
-        return array_NC.T, sound.samplerate
+def _only_one(value: Any) -> Any:
+    """A list of one image is that image, a list of numbers an array; several images are refused."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if value and all(isinstance(entry, (list, tuple, int)) for entry in value):
+        pixels = np.asarray(value)
+        fits = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
+        return pixels.astype(np.uint8) if fits else pixels
+    if len(value) == 1:
+        return value[0]
+    raise UnreadableMedia(
+        f"Expected one image, got a list of {len(value)}.",
+        "Each picture of a row needs a column, and each column is a modality of its own: column_mapping={'image': "
+        "'front', 'back_image': 'back'}, with an encoder for each.",
+    )
 
 
-def _file_of(value: Any) -> str | io.BytesIO:
-    """Path or open buffer of an encoded file."""
+def _open(value: Any) -> Image.Image:
+    if isinstance(value, Image.Image):
+        return value
+    if isinstance(value, np.ndarray):
+        return Image.fromarray(value)
+    Image.init()
+    return Image.open(file_of(value), formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+
+
+# ------------------------------------------------------------------------------------------------- files of any kind
+
+
+def file_of(value: Any) -> str | io.BytesIO:
+    """Path or open buffer of an encoded file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: what is there is no regular file: a pipe would be waited for, for ever.
+        TypeError: the value names no file.
+    """
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
@@ -153,10 +151,13 @@ def _file_of(value: Any) -> str | io.BytesIO:
         raise TypeError(f"expected a path, bytes, or a dictionary with 'path' or 'bytes', got {type(value).__name__}")
     if not os.path.exists(value):  # soundfile reports a missing file like a broken one
         raise FileNotFoundError(value)
+    if not stat.S_ISREG(os.stat(value).st_mode):
+        raise OSError("it is a folder" if os.path.isdir(value) else "it is a pipe or device, no regular file")
     return os.fspath(value)
 
 
-def _missing(kind: str, what: str) -> UnreadableMedia:
+def missing_file(kind: str, what: str) -> UnreadableMedia:
+    """There is no such file."""
     return UnreadableMedia(
         f"Cannot find the {kind} {what}.",
         "Relative paths in csv, json and parquet files are relative to that file's folder. Correct the path, or set "
@@ -164,8 +165,9 @@ def _missing(kind: str, what: str) -> UnreadableMedia:
     )
 
 
-def _unreadable(kind: str, what: str, error: Exception) -> UnreadableMedia:
+def unreadable_file(kind: str, what: str, error: Exception) -> UnreadableMedia:
+    """There is one, and it is not what it should be."""
     return UnreadableMedia(
-        f"Cannot read the {kind} {what}: {error}.",
+        f"Cannot read the {kind} {what}: {error or type(error).__name__}.",
         "Replace the file, remove the row, or set the value to null: a row may lack a modality.",
     )

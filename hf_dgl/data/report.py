@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from .broken import BrokenRow, why_broken
 from .collator import decode_value
 from .columns import LABEL_COLUMN, ROW_COLUMN, is_missing
-from .label_values import named, unlike_the_others
+from .label_values import named, similar_names, unlike_the_others
 from .labels import LabelSpec
 from .limits import audio_limit, count_tokens, text_limit
+from .media import is_transparent
 from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .workers import map_rows
 
@@ -70,6 +71,7 @@ class SplitReport:
             split's mean.
         missing: Modality -> rows that lack it.
         texts, audios, images: By modality.
+        transparent: Modality -> pictures with an alpha channel, which are put on a background.
     """
 
     num_rows: int
@@ -79,6 +81,7 @@ class SplitReport:
     texts: dict[str, Lengths] = field(default_factory=dict)
     audios: dict[str, Lengths] = field(default_factory=dict)
     images: dict[str, Sizes] = field(default_factory=dict)
+    transparent: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,6 +94,7 @@ class DataReport:
         broken: Rows that cannot be used.
         duplicates: Groups of rows with equal inputs that lie in several splits, each as `split: row`.
         shared: Modality -> how many of its contents occur in several splits. (A caption may well do so.)
+        similar_classes: Groups of class names that differ only in case, blanks or how letters are encoded.
         note: What to know about how this was found.
     """
 
@@ -99,6 +103,7 @@ class DataReport:
     broken: list[BrokenRow]
     duplicates: list[list[str]]
     shared: dict[str, int]
+    similar_classes: list[list[str]] = field(default_factory=list)
     note: str = ""
 
     @property
@@ -150,6 +155,7 @@ def inspect_data(
         broken=broken + wrong,
         duplicates=duplicates,
         shared=shared,
+        similar_classes=[] if spec is None or spec.problem_type == REGRESSION else similar_names(spec.names),
     )
 
 
@@ -165,6 +171,7 @@ class _RowFacts:
     tokens: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    transparent: list[str] = field(default_factory=list)
 
 
 def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
@@ -186,6 +193,8 @@ def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
         elif isinstance(value, Image.Image):
             content = repr(value.size).encode() + value.tobytes()
             facts.sizes[name] = value.size
+            if is_transparent(row.get(name)):
+                facts.transparent.append(name)
         else:  # features that were computed before
             content = np.asarray(value).tobytes()
         facts.digests[name] = b"" if value is None else blake2b(content, digest_size=16).digest()
@@ -261,6 +270,7 @@ def _summarise(rows: Sequence[_RowFacts], processor: Any) -> SplitReport:
             report.audios[name] = _lengths(seconds, audio_limit(part))
         if sizes := [row.sizes[name] for row in rows if name in row.sizes]:
             report.images[name] = _sizes(sizes)
+            report.transparent[name] = sum(name in row.transparent for row in rows)
     return report
 
 

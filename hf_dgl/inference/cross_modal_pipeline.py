@@ -25,14 +25,12 @@ from hf_dgl.data import ROW_COLUMN
 from hf_dgl.data.collator import decode_value
 from hf_dgl.data.columns import is_missing
 from hf_dgl.data.limits import audio_limit, audio_windows
-from hf_dgl.data.media import load_audio
 from hf_dgl.method.cut import Cut
 from hf_dgl.method.engine import handle_on
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.method.outputs import entry, map_tensors
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
-from hf_dgl.models.adapters import load_model
-from hf_dgl.models.native import FeatureArray
+from hf_dgl.models.native import FeatureArray, load_trained
 
 from .devices import check_device
 from .fetching import located
@@ -123,7 +121,7 @@ class CrossModalPipeline(Pipeline):
 
     @classmethod
     def _load(cls, model_id: str, **kwargs: Any) -> tuple[Any, Any]:
-        return load_model(model_id, **kwargs), CrossModalProcessor.from_pretrained(model_id, **kwargs)
+        return load_trained(model_id, **kwargs)
 
     @property
     def modalities(self) -> list[str]:
@@ -297,7 +295,8 @@ class CrossModalPipeline(Pipeline):
             return [decode_value(self.processor, name, value)]
         rate = self.processor.sampling_rate(name)
         assert rate is not None
-        return audio_windows(load_audio(value, rate), max(1, round(seconds * rate)))
+        samples = decode_value(self.processor, name, value, max_audio_seconds=float("inf"))
+        return audio_windows(samples, max(1, round(seconds * rate)))
 
     def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         windows = [item["values"] for item in items if item["error"] is None]

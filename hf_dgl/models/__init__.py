@@ -1,4 +1,8 @@
-"""The model that we build from any encoders, in Hugging Face's own form, known to the Auto classes."""
+"""The model that we build from any encoders, in Hugging Face's own form, known to the Auto classes; heads and loading.
+
+Its files travel with every saved model, so they import nothing of hf_dgl but one another. Where the modalities of
+other people's models live is in `hf_dgl.architectures`; answers of a trained model are `hf_dgl.inference`.
+"""
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor
 

@@ -38,6 +38,9 @@ class CrossModalConfig(PreTrainedConfig):
         bilinear_size (`int`, defaults to 64): Width `k` of the projections whose outer product `bilinear` reads.
         layer_norm_eps (`float`, defaults to 1e-5): Of the fusion's layer norms.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the fusion's initial weights.
+        label_mean, label_std (`list[float]`, *optional*):
+            For regression: mean and standard deviation of each quantity in the training data. The head then learns
+            standardised labels, and `logits` are in the labels' units. Default: it learns labels as they are.
         modalities (`list[str]`, *optional*):
             The order of `encoders`. Set for you; it exists because `config.json` is written with sorted keys.
         **kwargs: What every `PreTrainedConfig` takes: `num_labels`, `id2label`, `label2id`, `problem_type`, ...
@@ -68,6 +71,8 @@ class CrossModalConfig(PreTrainedConfig):
     bilinear_size: int = 64
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+    label_mean: list[float] | None = None
+    label_std: list[float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Upstream writes `attn_implementation` (None by default) over every sub-configuration it can see. Hidden from
@@ -85,6 +90,7 @@ class CrossModalConfig(PreTrainedConfig):
         if self.encoders:
             self._set_widths()
         self._validate_fusion()
+        self._validate_labels()
 
     def _set_widths(self) -> None:
         if self.fusion_hidden_size is None:
@@ -110,6 +116,16 @@ class CrossModalConfig(PreTrainedConfig):
             raise ValueError(
                 f"Got num_fusion_layers={self.num_fusion_layers}, expected at least 1 for {self.fusion_type!r}. "
                 "For a fusion without layers set fusion_type='concat'."
+            )
+
+    def _validate_labels(self) -> None:
+        mean, std = self.label_mean, self.label_std
+        if mean is None and std is None:
+            return
+        if mean is None or std is None or not len(mean) == len(std) == self.num_labels or not min(std) > 0:
+            raise ValueError(
+                f"Got label_mean={mean} and label_std={std}, expected both, with a number for each of the "
+                f"{self.num_labels} outputs, deviations above 0. LabelSpec.to_config() gives them."
             )
 
     @property

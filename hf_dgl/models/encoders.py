@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -322,6 +323,7 @@ def encode(
         inputs[main_name] = inputs[main_name].flatten(0, 1)  # [B, frames, C, H, W] -> [B * frames, C, H, W]
 
     kwargs: dict[str, Any] = {"output_hidden_states": True} if output_hidden_states else {}
+    kwargs |= _without_time_masks(encoder, inputs[main_name])
     output = encoder(**inputs, **kwargs)
     hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
     if hidden.ndim == 4:  # feature map [B, D, height, width]
@@ -333,6 +335,19 @@ def encode(
     else:
         mask = _token_mask(encoder, input_mask, hidden.shape[1])
     return hidden, mask, getattr(output, "hidden_states", None)
+
+
+def _without_time_masks(encoder: PreTrainedModel, waveforms: Tensor) -> dict[str, Tensor]:
+    """No SpecAugment for a batch that is shorter than one of its masks (0.2 s), where upstream raises."""
+    config: Any = encoder.config
+    output_lengths: Any = getattr(encoder, "_get_feat_extract_output_lengths", None)
+    masks = encoder.training and waveforms.ndim == 2 and bool(getattr(config, "mask_time_prob", 0))
+    if not masks or output_lengths is None or "mask_time_indices" not in signature(encoder.forward).parameters:
+        return {}
+    num_frames = int(output_lengths(waveforms.shape[1]))
+    if num_frames >= config.mask_time_length:
+        return {}
+    return {"mask_time_indices": waveforms.new_zeros((waveforms.shape[0], num_frames), dtype=torch.bool)}
 
 
 def _reads_frames(config: PreTrainedConfig) -> bool:

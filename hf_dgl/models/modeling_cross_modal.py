@@ -44,7 +44,7 @@ class CrossModalClassifierOutput(ModelOutput):
 
     Args:
         loss: Scalar, with labels only: the mean over the rows that have a label and at least one modality.
-        logits: `FloatTensor[B, C]`.
+        logits: `FloatTensor[B, C]`; for regression in the labels' units.
         hidden_states: With `output_hidden_states=True`: `{modality: tuple of FloatTensor}` of the encoders.
     """
 
@@ -243,7 +243,8 @@ class CrossModalForSequenceClassification(CrossModalPreTrainedModel):
 
     `config.problem_type` chooses the loss: `single_label_classification` (cross-entropy, labels `LongTensor[B]`),
     `multi_label_classification` (binary cross-entropy, labels `FloatTensor[B, C]`) or `regression` (mean squared
-    error, labels `FloatTensor[B]`, or `[B, C]`). Unset, it is inferred from the first labels as upstream does.
+    error of labels standardised by `config.label_mean` and `label_std`, labels `FloatTensor[B]`, or `[B, C]`). Unset,
+    it is inferred from the first labels as upstream does.
 
     Args:
         config: What to build.
@@ -288,12 +289,29 @@ class CrossModalForSequenceClassification(CrossModalPreTrainedModel):
         """
         outputs = self.cross_modal(output_hidden_states=output_hidden_states, return_dict=True, **modalities)
         logits = self.classifier(self.dropout(outputs.pooler_output))
+        scale = self.label_scale(logits)
         loss = None
         if labels is not None:
             problem_type = self.config.problem_type or infer_problem_type(self.num_labels, labels)
             self.config.problem_type = problem_type
+            if scale is not None:
+                labels = (labels.to(scale[0]).view_as(logits) - scale[0]) / scale[1]
             loss = sequence_classification_loss(logits, labels, problem_type, outputs.present)
+        if scale is not None:  # whoever reads them, reads labels' units
+            logits = logits.to(scale[0]) * scale[1] + scale[0]
         return CrossModalClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def label_scale(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation `[C]` by which a regression's labels are standardised; None where they are not.
+
+        Args:
+            like: On its device; in its dtype, but no less than float32.
+        """
+        if self.config.label_mean is None:
+            return None
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        scale = torch.tensor([self.config.label_mean, self.config.label_std], dtype=dtype, device=like.device)
+        return scale[0], scale[1]
 
 
 def infer_problem_type(num_labels: int, labels: Tensor) -> ProblemType:

@@ -34,6 +34,7 @@ from hf_dgl.method.modalities import did_you_mean
 
 from .adapters import is_adapter, load_model
 from .configuration_cross_modal import CrossModalConfig
+from .parts import remember_shortest_audio
 from .processing_cross_modal import POSITIONS_AFTER_PADDING, CrossModalProcessor
 
 CLASSES, TWO_CLASSES, ANSWERS, ANSWER_SETS, TEXT = "classes", "two_classes", "answers", "answer_sets", "text"
@@ -65,15 +66,18 @@ class FeatureArray:
         """A row's value -> float32 array.
 
         Raises:
-            ValueError: if it is no (rectangular) array of numbers.
+            ValueError: if it is no (rectangular) array of finite numbers.
         """
         try:
-            return np.asarray(value, dtype=np.float32)
+            array = np.asarray(value, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"expected an array of numbers, got {type(value).__name__} ({error}). Give nested lists in json or "
                 "parquet rows, an array in Python."
             ) from error
+        if not np.isfinite(array).all():
+            raise ValueError(f"{(~np.isfinite(array)).sum():,} of its {array.size:,} numbers are NaN or infinite.")
+        return array
 
 
 class NativeProcessor:
@@ -99,6 +103,7 @@ class NativeProcessor:
         ['image', 'text']
     """
 
+    allow_urls = False  # whether values that are http(s) addresses may be fetched; not saved
     needs_all = True  # a row that lacks a modality cannot be used
 
     def __init__(self, processor: Any, model_class: type, config: PreTrainedConfig) -> None:
@@ -275,9 +280,12 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
         >>> model, processor = load_trained("outputs/flava_hateful_memes")
     """
     if is_adapter(source, **hub) or not is_native(source, **hub):
-        return load_model(source, **hub), CrossModalProcessor.from_pretrained(source, **hub)
-    processor = NativeProcessor.from_pretrained(source, **hub)
-    return load_native(source, processor.model_class, None, **hub), processor
+        model, processor = load_model(source, **hub), CrossModalProcessor.from_pretrained(source, **hub)
+        for name, config in model.config.encoders.items():  # for models that were saved before this was remembered
+            remember_shortest_audio(processor.processors[name], config)
+        return model, processor
+    native = NativeProcessor.from_pretrained(source, **hub)
+    return load_native(source, native.model_class, None, **hub), native
 
 
 def _head_settings(model_class: type, labels: LabelSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
     FeatureExtractionMixin,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.image_processing_utils import BaseImageProcessor
@@ -38,6 +39,27 @@ def kind_of(processor: Any) -> str:
         f"Got {type(processor).__name__} as a processor, expected a tokenizer, an image processor or a feature "
         "extractor. For Hub ids call CrossModalProcessor.from_encoders."
     )
+
+
+def remember_shortest_audio(processor: Any, config: PreTrainedConfig) -> Any:
+    """Notes in a feature extractor the fewest samples that its encoder reads (`min_audio_samples`); returns it.
+
+    That is the receptive field of the convolutions over the waveform (wav2vec2 and kin: 400), or what the extractor
+    needs for one spectrogram frame (AST: 25 ms), for a deviation over frames two of them (W2V-BERT: 35 ms). Whisper
+    and CLAP pad whatever comes.
+    """
+    if not isinstance(processor, FeatureExtractionMixin) or getattr(processor, "min_audio_samples", None):
+        return processor
+    rate = int(getattr(processor, "sampling_rate", 0))
+    kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+    least = {"audio-spectrogram-transformer": rate // 40, "wav2vec2-bert": rate * 35 // 1000}.get(config.model_type)
+    if isinstance(kernels, (list, tuple)) and isinstance(strides, (list, tuple)):
+        least, step = 1, 1
+        for kernel, stride in zip(kernels, strides, strict=True):
+            least, step = least + (kernel - 1) * step, step * stride
+    if least:
+        setattr(processor, "min_audio_samples", least)  # noqa: B010  # ours, unknown to upstream's class
+    return processor
 
 
 def as_list(rows: Any) -> list[Any]:

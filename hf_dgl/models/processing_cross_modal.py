@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from .configuration_cross_modal import CrossModalConfig, nearest
 from .encoders import TOWER_WORDS, encoder_class, own_modality, tower_config
-from .parts import AUTO_CLASSES, as_list, kind_of, process
+from .parts import AUTO_CLASSES, as_list, kind_of, process, remember_shortest_audio
 
 KIND_OF_INPUT = {
     "input_ids": "tokenizer",
@@ -61,6 +61,8 @@ class CrossModalProcessor(ProcessorMixin):
     >>> batch["image"]["pixel_values"].shape, batch["image"]["present"]
     (torch.Size([2, 3, 32, 32]), tensor([ True, False]))
     """
+
+    allow_urls = False  # whether values that are http(s) addresses may be fetched; not saved
 
     def __init__(self, processors: Mapping[str, Any]) -> None:
         if not processors:
@@ -218,6 +220,10 @@ def default_processor(config: PreTrainedConfig) -> BaseImageProcessor | FeatureE
     Raises:
         ValueError: A text encoder (train a tokenizer with `train_tokenizer`), or none that we know.
     """
+    return remember_shortest_audio(_default_processor(config), config)
+
+
+def _default_processor(config: PreTrainedConfig) -> BaseImageProcessor | FeatureExtractionMixin:
     main_input = encoder_class(config).main_input_name
     if main_input == "pixel_values":
         size = getattr(config, "image_size", 224)
@@ -316,6 +322,7 @@ def _load_part(modality: str, source: Any, **hub_kwargs: Any) -> Any:
     main_input = encoder_class(config).main_input_name
     with _quiet():
         processor = AUTO_CLASSES[KIND_OF_INPUT[main_input]].from_pretrained(source, **hub_kwargs)
+    remember_shortest_audio(processor, config)
     if isinstance(processor, PreTrainedTokenizerBase):
         if processor.pad_token is None:
             processor.pad_token = processor.eos_token

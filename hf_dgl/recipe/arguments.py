@@ -264,6 +264,20 @@ class DataArguments:
             "what the encoder can take, if it has a limit.",
         },
     )
+    image_background: str | None = field(
+        default=None,
+        metadata={
+            "help": "Colour behind transparent pixels of pictures: `white`, `black`, `#808080`, ... Saved with the "
+            "model. Default: white."
+        },
+    )
+    allow_urls: bool = field(
+        default=False,
+        metadata={
+            "help": "Fetch images and audio that a column names by http(s) addresses: at most 256 MiB each, once, "
+            "into the cache folder of `datasets`."
+        },
+    )
     on_error: str = field(
         default="raise",
         metadata={
@@ -289,11 +303,22 @@ class DataArguments:
         if isinstance(self.dataset_name, Mapping):
             self.dataset_name = {name: _weight(name, weight) for name, weight in self.dataset_name.items()}
         check_ranges(self)
+        if self.image_background is not None:
+            _check_colour(self.image_background)
         if isinstance(self.column_mapping, str):
             raise ValueError(
                 "column_mapping: expected one `name: column` per modality (on the command line "
                 f"`image=img text=caption`), got {self.column_mapping!r}."
             )
+
+
+def _check_colour(name: str) -> None:
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(name)
+    except ValueError:
+        raise ValueError(f"image_background: expected a colour such as white or #808080, got {name!r}.") from None
 
 
 def _weight(name: str, weight: Any) -> float:

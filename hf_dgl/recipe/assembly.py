@@ -15,7 +15,9 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, encode_labels, load_data, prepare_splits
-from hf_dgl.data.limits import remember_crops
+from hf_dgl.data.columns import LABEL_COLUMN
+from hf_dgl.data.limits import remember_background, remember_crops
+from hf_dgl.data.problem_types import REGRESSION
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.models.adapters import add_adapters, quantized
@@ -26,8 +28,10 @@ from .recipe import Recipe
 
 _TOKENIZER_ROWS = 10_000  # of a stream, for the vocabulary of a text encoder from scratch
 
+_LABEL_ROWS = 1000  # of a stream, for mean and deviation of a regression's labels
+
 _DATA_ARGUMENTS_OF_LATER_STEPS = (  # which need the labels, or to know which encoder reads the rows
-    "class_names max_audio_seconds on_error preprocessing_num_workers shuffle_buffer_size"
+    "allow_urls image_background class_names max_audio_seconds on_error preprocessing_num_workers shuffle_buffer_size"
 ).split()
 
 
@@ -87,6 +91,7 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     """
     _check_streaming(recipe)
     model, processor = load_trained(str(model_id), token=recipe.model.token)
+    processor.allow_urls = recipe.data.allow_urls
     if split not in (None, "train", "validation", "test"):
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
@@ -180,6 +185,8 @@ def build_processor(
     else:
         processor = _saved_processor(recipe)
     remember_crops(processor, recipe.data.max_audio_seconds)
+    remember_background(processor, recipe.data.image_background)
+    processor.allow_urls = recipe.data.allow_urls  # for this run: not saved
     return processor
 
 
@@ -187,7 +194,16 @@ def _labels(recipe: Recipe, train_dataset: Any, processor: Any) -> LabelSpec | N
     """What the labels mean; None where the model writes them as text."""
     if writes_text(processor):
         return None
-    return LabelSpec.from_dataset(train_dataset, recipe.model.problem_type, class_names=recipe.data.class_names)
+    names = recipe.data.class_names
+    mapping: Any = recipe.data.column_mapping or {}
+    column = mapping.get(LABEL_COLUMN)
+    if names is None and isinstance(column, (list, tuple)):
+        names = list(column)
+    labels = LabelSpec.from_dataset(train_dataset, recipe.model.problem_type, class_names=names)
+    if labels.problem_type == REGRESSION and isinstance(train_dataset, IterableDataset):  # its scale: the first rows'
+        known = head(train_dataset, _LABEL_ROWS)
+        labels = LabelSpec.from_dataset(known, labels.problem_type, class_names=labels.names)
+    return labels
 
 
 def writes_text(processor: Any) -> bool:
@@ -205,13 +221,11 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec |
     if not encoders and is_native(str(recipe.model.model_name_or_path), **_hub_kwargs(recipe)):
         return _native_model(recipe, labels)
     assert labels is not None
-    head: dict[str, Any] = {
-        "num_labels": labels.num_labels,
-        "id2label": labels.id2label,
-        "label2id": labels.label2id,
-        "problem_type": labels.problem_type,
-    }
+    head = labels.to_config()
     if not encoders:  # a new head, where the labels are not as many as those of the saved one
+        saved = AutoConfig.from_pretrained(str(recipe.model.model_name_or_path), **_hub_kwargs(recipe))
+        if (saved.problem_type, saved.num_labels) == (labels.problem_type, labels.num_labels):
+            head = {key: value for key, value in head.items() if key not in ("label_mean", "label_std")}
         model = CrossModalForSequenceClassification.from_pretrained(
             recipe.model.model_name_or_path, ignore_mismatched_sizes=True, **head, **_hub_kwargs(recipe)
         )

@@ -20,7 +20,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_dgl.data import CrossModalCollator
-from hf_dgl.data.labels import SINGLE_LABEL
+from hf_dgl.data.constant import no_better_than_constant
+from hf_dgl.data.problem_types import SINGLE_LABEL
 from hf_dgl.method.methods import AS_PUBLISHED
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.models.adapters import ADAPTER_FILES, check_settings, load_model
@@ -119,6 +120,7 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
         with _kept_if_scoring_fails(trainer):
             metrics = _score(trainer, splits.get("test"))
+        _warn_of_no_use(metrics, splits, parts.model.config.problem_type)
         metrics["train"] = outcome.metrics
         with explaining_a_full_disk(str(training.output_dir)):
             _save(trainer, recipe, metrics)
@@ -216,6 +218,15 @@ def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[
         # `predict`, not `evaluate`: early stopping and the like must not see the test split.
         metrics["test"] = plain_metrics(trainer.predict(test_dataset).metrics or {}, "test")
     return metrics
+
+
+def _warn_of_no_use(metrics: Mapping[str, Any], splits: Mapping[str, Any], problem_type: str | None) -> None:
+    """Says so if the run ended no better than a constant answer."""
+    for stage in ("validation", "test"):
+        if problem_type is not None and stage in metrics and stage in splits:
+            reason = no_better_than_constant(metrics[stage], splits["train"], splits[stage], problem_type)
+            if reason is not None:
+                logger.warning(f"{stage}: {reason}")
 
 
 def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -267,6 +268,9 @@ def _without_short_forms(found: Mapping[str, list[str]], columns: set[str]) -> d
     longer: dict[str, list[str]] = {}
     for key, words in found.items():
         if key in columns:
+            if key == "label" and len(words) > 1:  # several targets
+                longer.setdefault("column_mapping", []).append(f"label={json.dumps(words, ensure_ascii=False)}")
+                continue
             if len(words) != 1:
                 shown = f"got {' '.join(words)!r}" if words else "got nothing"
                 raise ValueError(f"--{key}: expected the name of one column ({shown}), e.g. `--{key} 'my column'`.")

@@ -157,7 +157,9 @@ class MeanAbsoluteError(OfflineMetric):
 
 
 class Pearson(OfflineMetric):
-    """Pearson's correlation coefficient. NaN for fewer than two rows, or where one side does not vary.
+    """Pearson's correlation coefficient; of several quantities `[N, C]` the mean of theirs.
+
+    NaN for fewer than two rows, or where one side does not vary.
 
     Example:
         >>> round(Pearson().compute(predictions=[1.0, 2.0, 3.0], references=[2.0, 4.0, 6.0])["pearson"], 6)
@@ -170,6 +172,9 @@ class Pearson(OfflineMetric):
 
     @staticmethod
     def score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        if predictions.ndim == 2:
+            columns = zip(predictions.T, references.T, strict=True)
+            return {"pearson": float(np.mean([Pearson.score(*column)["pearson"] for column in columns]))}
         if len(predictions) < 2 or np.ptp(predictions) == 0 or np.ptp(references) == 0:
             return {"pearson": float("nan")}
         return {"pearson": float(scipy.stats.pearsonr(predictions, references).statistic)}
@@ -365,7 +370,8 @@ def _score_multi_label(logits_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str
 
 
 def _score_regression(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    outputs, labels = outputs.reshape(-1), labels.reshape(-1)
+    outputs = outputs.reshape(len(outputs), -1)
+    labels = labels.reshape(outputs.shape)
     return MeanAbsoluteError.score(outputs, labels) | Pearson.score(outputs, labels)
 
 

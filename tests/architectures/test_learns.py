@@ -16,7 +16,10 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.architectures.lookup import architecture_of, modalities_of
 from hf_dgl.method.methods import METHODS
 from tests.architectures_tiny import TINY
+from tests.devices import put
 from tests.tiers import slow_but
+
+pytestmark = pytest.mark.device
 
 TIER_A = [
     "CrossModalForSequenceClassification",
@@ -37,13 +40,13 @@ def task(template: dict[str, Any], num_classes: int, rows: int, seed: int) -> di
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (rows,), generator=draw)
     batch = {key: _like(key, value, labels, num_classes, draw) for key, value in template.items()}
-    return {**batch, "labels": labels}
+    return put({**batch, "labels": labels})
 
 
 def _like(key: str, value: Any, labels: torch.Tensor, num_classes: int, draw: torch.Generator) -> Any:
     if isinstance(value, dict):  # our own model's inputs, grouped by modality
         return {name: _like(name, entry, labels, num_classes, draw) for name, entry in value.items()}
-    row = value[:1].expand(len(labels), *value.shape[1:]).clone()
+    row = value[:1].cpu().expand(len(labels), *value.shape[1:]).clone()
     if key in ("pixel_values", "visual_feats"):
         patterns = torch.randn(num_classes, *value.shape[1:], generator=torch.Generator().manual_seed(7))
         strength = 4 / math.sqrt(value[0].numel())

@@ -20,8 +20,11 @@ from hf_dgl.architectures.lookup import ARCHITECTURES, modalities_of
 from hf_dgl.method.modalities import resolve
 from hf_dgl.method.outputs import map_tensors
 from tests.architectures_tiny import TINY
+from tests.devices import current, put
 from tests.oracle import gradients, oracle
 from tests.shrunk import SHRUNK
+
+pytestmark = pytest.mark.device
 
 CASES = [
     pytest.param(name, partition, id=f"{name}-{partition}")
@@ -31,6 +34,21 @@ CASES = [
 ]
 ALPHA = 2.0
 every_case = pytest.mark.parametrize("name, partition", CASES)
+A_ROW_OF_EACH_KIND = {
+    *("CrossModalForSequenceClassification", "BridgeTowerForImageAndTextRetrieval", "LxmertForQuestionAnswering"),
+    *("ViltForQuestionAnswering", "Gemma3ForSequenceClassification", "LlavaForConditionalGeneration"),
+    *("BlipForQuestionAnswering", "Blip2ForConditionalGeneration", "Florence2ForConditionalGeneration"),
+}
+thinned = pytest.mark.parametrize(
+    "name, partition",
+    [
+        case
+        if case.values[0] in A_ROW_OF_EACH_KIND
+        else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
+"""The features in the fast tier; gradients and leaks are looked at in every row."""
 
 
 def build(name, partition, dtype=torch.float32):
@@ -112,7 +130,7 @@ def test_gradients_are_the_oracles(name, partition):
     assert_exact(quietly_training(model), modalities, batch)
 
 
-@every_case
+@thinned
 def test_a_leaking_oracle_would_be_seen(name, partition):
     """The comparison above can fail: with everything trained by everything (plain joint training) it does."""
     model, modalities, batch = build(name, partition, torch.float64)
@@ -161,7 +179,7 @@ def path_matches(pattern, path):
 # ---- (c) LoRA ----
 
 
-@every_case
+@thinned
 def test_with_lora(name, partition):
     model, modalities, batch = build(name, partition)
     inside_attention = {
@@ -187,7 +205,7 @@ def test_with_lora(name, partition):
 # ---- (d) activation checkpointing ----
 
 
-@every_case
+@thinned
 def test_with_activation_checkpointing(name, partition):
     model, modalities, batch = build(name, partition, torch.float64)
     if not model.supports_gradient_checkpointing:
@@ -206,7 +224,7 @@ def test_with_activation_checkpointing(name, partition):
 # ---- (e) saving, evaluation, random numbers ----
 
 
-@every_case
+@thinned
 def test_what_is_saved_is_the_plain_model(name, partition, tmp_path):
     model, modalities, batch = build(name, partition)
     with disentangle(model, modalities):
@@ -214,7 +232,7 @@ def test_what_is_saved_is_the_plain_model(name, partition, tmp_path):
         model.save_pretrained(tmp_path)
         model.eval()
         expected = model(**batch)["loss"]
-    loaded = type(model).from_pretrained(tmp_path).eval()
+    loaded = put(type(model).from_pretrained(tmp_path).eval())
     assert torch.equal(loaded(**batch)["loss"], expected)
     for file in tmp_path.rglob("*"):
         assert "dgl" not in file.name
@@ -224,7 +242,7 @@ def test_what_is_saved_is_the_plain_model(name, partition, tmp_path):
     assert loaded.state_dict().keys() == model.state_dict().keys()
 
 
-@every_case
+@thinned
 def test_evaluation_is_unchanged_and_sees_the_same_modalities_as_training(name, partition):
     model, modalities, batch = build(name, partition)
     with torch.no_grad():
@@ -244,7 +262,7 @@ def test_evaluation_is_unchanged_and_sees_the_same_modalities_as_training(name, 
         torch.testing.assert_close(evaluated[term], loss.detach(), rtol=1e-4, atol=1e-6)
 
 
-@every_case
+@thinned
 def test_the_multimodal_pass_draws_the_random_numbers_of_plain_training(name, partition):
     """Dropout and ViLT's random order of patches: looking at the model's graph beforehand must leave no trace."""
     model, modalities, batch = build(name, partition)
@@ -260,12 +278,12 @@ def test_the_multimodal_pass_draws_the_random_numbers_of_plain_training(name, pa
 # ---- (f) mixed precision ----
 
 
-@every_case
+@thinned
 def test_bf16_is_finite(name, partition):
     model, modalities, batch = build(name, partition)
     quietly_training(model)
     with disentangle(model, modalities):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(current().type, torch.bfloat16):
             output = model(**batch)
         output["loss"].backward()
     assert all(bool(torch.isfinite(loss)) for loss in output["losses"].values())

@@ -20,6 +20,9 @@ from hf_dgl.method.modalities import FUSION, resolve
 from hf_dgl.method.outputs import map_tensors
 from tests.architectures.test_matrix import build, cast, every_case, quietly_training, replace_output, zeros
 from tests.architectures_tiny import TINY, VOCAB
+from tests.devices import put
+
+pytestmark = pytest.mark.device
 
 # Fusion, although one modality only meets it: the way into the fusion, or the first part of a layer that mixes.
 OF_THE_FUSION = {
@@ -100,7 +103,7 @@ def noise_like(output):
 
 
 def noise_at_the_places(module, args, output):
-    places = torch.isin(args[0], torch.tensor(PLACES))
+    places = torch.isin(args[0], put(torch.tensor(PLACES)))
     return torch.where(places[..., None], output + 3.0, output)
 
 

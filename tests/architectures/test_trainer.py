@@ -9,6 +9,9 @@ import torch
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from tests.architectures_tiny import TINY
+from tests.devices import current, put
+
+pytestmark = pytest.mark.device
 
 
 class Rows(torch.utils.data.Dataset):
@@ -21,14 +24,19 @@ class Rows(torch.utils.data.Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {key: value[index % len(value)] for key, value in self.batch.items()}
+        return {key: value[index % len(value)].cpu() for key, value in self.batch.items()}
 
 
 def make(name: str, folder: Any, **kwargs: Any) -> DGLTrainer:
     model, batch = TINY[name]()
     settings = {"per_device_train_batch_size": 3, "max_steps": 4, "save_steps": 2, "logging_steps": 2}
     arguments = DGLTrainingArguments(
-        str(folder), use_cpu=True, report_to=[], disable_tqdm=True, learning_rate=1e-2, **{**settings, **kwargs}
+        str(folder),
+        use_cpu=current().type == "cpu",
+        report_to=[],
+        disable_tqdm=True,
+        learning_rate=1e-2,
+        **{**settings, **kwargs},
     )
     return DGLTrainer(model, arguments, train_dataset=Rows(batch), eval_dataset=Rows(batch, 6))
 
@@ -57,7 +65,9 @@ def test_what_each_modality_explains_is_followed(tmp_path):
     model, batch = TINY["LxmertForQuestionAnswering"]()
     model.config.problem_type = "single_label_classification"
     assert model.config.num_labels < model.config.num_qa_labels
-    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=True, max_steps=2, logging_steps=1, save_strategy="no")
+    arguments = DGLTrainingArguments(
+        str(tmp_path), use_cpu=current().type == "cpu", max_steps=2, logging_steps=1, save_strategy="no"
+    )
     trainer = DGLTrainer(model, arguments, train_dataset=Rows({**batch, "labels": torch.tensor([3, 2, 3])}))
     trainer.train()
     assert "explained_image" in trainer.state.log_history[0]
@@ -75,7 +85,7 @@ def test_partitions(tmp_path):
 
 def test_partition_and_modalities_exclude_each_other(tmp_path):
     model, _ = TINY["FlavaForSequenceClassification"]()
-    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=True, partition="encoders")
+    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=current().type == "cpu", partition="encoders")
     with pytest.raises(ValueError, match="remove either"):
         DGLTrainer(model, arguments, modalities={"image": "flava.image_model", "text": "flava.text_model"})
 
@@ -100,7 +110,7 @@ def test_the_final_model_is_a_plain_checkpoint(tmp_path):
     batch = TINY["LlavaForConditionalGeneration"]()[1]
     trainer.disentangled.remove()
     with torch.no_grad():
-        assert torch.equal(trainer.model.eval()(**batch).loss, loaded.eval()(**batch).loss)
+        assert torch.equal(trainer.model.eval()(**batch).loss, put(loaded.eval())(**batch).loss)
 
 
 @pytest.mark.parametrize("name", ["BlipForQuestionAnswering", "GitForCausalLM", "FlavaForSequenceClassification"])
@@ -119,7 +129,7 @@ def test_without_a_problem_type_it_says_how_to_see_accuracies(tmp_path, caplog):
     assert "Set `model.config.problem_type`" in caplog.text
     model, batch = TINY["FlavaForSequenceClassification"]()
     model.config.problem_type = "single_label_classification"
-    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    arguments = DGLTrainingArguments(str(tmp_path), use_cpu=current().type == "cpu", report_to=[])
     metrics = DGLTrainer(model, arguments, eval_dataset=Rows(batch, 6)).evaluate()
     assert {"eval_accuracy", "eval_accuracy_image", "eval_accuracy_text"} <= set(metrics)
 

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
-from tests.distributed.two_processes import hf_dgl_as_launched
+from tests.processes import hf_dgl_as_launched
 from tests.recipes import tiny_recipe
 
 

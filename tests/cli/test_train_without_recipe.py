@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
-from tests.distributed.two_processes import hf_dgl_as_launched
+from tests.processes import hf_dgl_as_launched
 
 IMAGE = (
     "{model_type: vit, image_size: 8, patch_size: 4, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}"
@@ -22,6 +22,7 @@ TEXT = "{model_type: bert, vocab_size: 200, max_position_embeddings: 34, hidden_
 TEXT += "num_attention_heads: 2}"
 COLUMNS = ["--data", "my.csv", "--image", "photo", "--text", "title", "--label", "kind"]
 ENCODERS = ["--encoders", f"image={IMAGE}", f"text={TEXT}"]
+STREAMED = ["train", *COLUMNS, *ENCODERS, *"--streaming --class_names cat dog --use_cpu --disable_tqdm".split()]
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +119,16 @@ def test_nothing_to_train(capsys: Any) -> None:
 def test_two_processes_share_a_stream(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(folder)
     words = [
-        "train",
-        *COLUMNS,
-        *ENCODERS,
-        "--streaming",
-        "--class_names",
-        "cat",
-        "dog",
+        *STREAMED,
         "--max_steps",
         "6",
-        "--use_cpu",
+        "--save_strategy",
+        "no",
+        "--ddp_backend",
+        "gloo",
+        "--max_eval_samples",
+        "17",
     ]
-    words += ["--disable_tqdm", "--save_strategy", "no", "--ddp_backend", "gloo", "--max_eval_samples", "17"]
     hf_dgl_as_launched([*words, "--output_dir", str(tmp_path / "out")], tmp_path)
     expected = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
     assert main(["evaluate", str(tmp_path / "out")]) == 0  # one process
@@ -150,18 +149,16 @@ def test_two_processes_need_to_know_how_many_rows_they_score(monkeypatch: Any) -
 def test_resumed_in_the_second_pass_over_a_stream(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(folder)
     words = [
-        "train",
-        *COLUMNS,
-        *ENCODERS,
-        "--streaming",
-        "--class_names",
-        "cat",
-        "dog",
+        *STREAMED,
         "--max_steps",
         "30",
-        "--use_cpu",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "25",
+        "--save_total_limit",
+        "5",
     ]
-    words += ["--disable_tqdm", "--save_strategy", "steps", "--save_steps", "25", "--save_total_limit", "5"]
     assert main([*words, "--output_dir", str(tmp_path / "whole")]) == 0
     state = json.loads((tmp_path / "whole/checkpoint-25/trainer_state.json").read_text())
     assert state["epoch"] > 1, "a pass has about 17 batches"

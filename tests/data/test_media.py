@@ -1,4 +1,5 @@
 import io
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from hf_dgl.data.media import load_audio, load_image
+from hf_dgl.data.audio import load_audio
+from hf_dgl.data.media import is_transparent, load_image
 
 
 def wav(array, rate=8000):
@@ -135,3 +137,129 @@ def test_damage_of_any_kind_is_told_with_the_file(tmp_path, kind):
             load_image(tmp_path / "a")
         except ValueError as error:
             assert str(tmp_path / "a") in str(error)
+
+
+# ---------------------------------------------------------------------------- arrays: scale, channels, what is refused
+
+TONE = 0.5 * np.sin(np.arange(800) / 5)
+SCALES = {
+    "int16": (TONE * 2**15).astype(np.int16),
+    "int16 as a list, as rows of a data set hold it": (TONE * 2**15).astype(np.int16).tolist(),
+    "int16 in floats": (TONE * 2**15).round(),
+    "24 bits": (TONE * 2**23).astype(np.int32),
+    "int32": (TONE * 2**31).astype(np.int32),
+    "uint8": (TONE * 127 + 128).astype(np.uint8),
+    "uint8 as a list": (TONE * 127 + 128).astype(np.uint8).tolist(),
+    "channels x samples": np.stack([TONE, TONE]),
+    "samples x channels": np.stack([TONE, TONE], axis=1).tolist(),
+    "samples x 1": TONE[:, None],
+}
+
+
+@pytest.mark.parametrize("array", SCALES.values(), ids=SCALES)
+def test_arrays_on_any_scale_and_axis_are_the_same_sound(array):
+    loaded = load_audio({"array": array, "sampling_rate": 8000}, 8000)
+    assert loaded.shape == (800,) and np.abs(loaded - TONE).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ({"array": [0.0, float("nan")], "sampling_rate": 8000}, "1 of 2 samples that are NaN or infinite"),
+        ({"array": [0.0, float("-inf")], "sampling_rate": 8000}, "NaN or infinite"),
+        ({"array": (TONE * 1000.3).tolist(), "sampling_rate": 8000}, "samples up to 500.*expected fractions"),
+        ({"array": [2**40, 0], "sampling_rate": 8000}, "more than 32 bits"),
+        ({"array": np.zeros((2, 2)), "sampling_rate": 8000}, r"shape \[2, 2\]"),
+        ({"array": np.zeros((80, 300)), "sampling_rate": 8000}, r"shape \[80, 300\]"),
+        ({"array": [], "sampling_rate": 8000}, "no samples"),
+        ({"array": ["a"], "sampling_rate": 8000}, "array of numbers"),
+        ({"array": [0.5, 0.1]}, "sampling_rate=None, expected its rate in Hz"),
+        ({"array": [0.5, 0.1], "sampling_rate": 0}, "sampling_rate=0"),
+        ([0.5, 0.1], "does not say its rate"),
+    ],
+)
+def test_arrays_that_are_no_sound_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        load_audio(value, 8000)
+
+
+def claiming(kind):
+    """A tenth of a second whose header claims 2^36 samples."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(800)), 8000, format=kind)
+    content = bytearray(buffer.getvalue())
+    if kind == "FLAC":
+        content[21] |= 0x0F
+        content[22:26] = b"\xff" * 4
+    elif kind == "W64":
+        place = content.index(b"data") + 16
+        content[place : place + 8] = (2**37).to_bytes(8, "little")
+    else:
+        place = content.index(b"ds64") + 16
+        content[place : place + 8] = (2**37).to_bytes(8, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "W64", "RF64"])
+def test_memory_follows_what_is_there_not_what_the_header_claims(kind):
+    with pytest.raises(ValueError, match="Cannot read the audio"):
+        load_audio(claiming(kind), 8000)
+
+
+def test_files_are_bounded(monkeypatch):
+    monkeypatch.setattr("hf_dgl.data.audio.MAX_SAMPLES", 400)
+    with pytest.raises(ValueError, match=r"longer than 400 samples \(0 s\)"):
+        load_audio(wav(np.zeros(800)), 8000)
+
+
+@pytest.mark.parametrize("load", [load_image, lambda path: load_audio(path, 8000)])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, load):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, reason in ((tmp_path / "pipe.png", "a pipe"), (tmp_path, "a folder"), ("/dev/zero", "a pipe or device")):
+        with pytest.raises(ValueError, match=reason):
+            load(path)
+
+
+def test_formats_that_run_other_programs_are_not_opened(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    assert Image.open(tmp_path / "a.eps").format == "EPS"
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        load_image(tmp_path / "a.eps")
+
+
+# ------------------------------------------------------------------------------------------------ transparent pictures
+
+
+def icon(mode):
+    """Black ink that is there in the left half only."""
+    image = Image.new("RGBA", (8, 4), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 4, 4))
+    if mode == "P":
+        return image.quantize()
+    return image.convert("LA").convert("La") if mode == "La" else image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "La", "RGBa"])
+def test_transparent_pictures_lie_on_a_background(mode, tmp_path):
+    forms = [icon(mode)]
+    if mode in ("RGBA", "LA", "P"):
+        icon(mode).save(tmp_path / "a.png")
+        forms += [tmp_path / "a.png", np.asarray(icon("RGBA"))]
+    for form in forms:
+        assert is_transparent(form)
+        assert load_image(form).getpixel((0, 0)) == (0, 0, 0) and load_image(form).getpixel((7, 0)) == (255, 255, 255)
+        assert load_image(form, "#102030").getpixel((7, 0)) == (16, 32, 48)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_colour_may_stand_for_nothing(mode, tmp_path):
+    Image.new(mode, (4, 4), 0).save(tmp_path / "a.png", transparency=0 if mode == "L" else (0, 0, 0))
+    assert load_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_several_pictures_in_a_cell():
+    one = Image.new("RGB", (4, 4), "red")
+    assert load_image([one]).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(ValueError, match="got a list of 2.*a modality of its own"):
+        load_image([one, one])
+    assert load_image([[0, 255], [3, 4]]).size == (2, 2), "pixels"

@@ -202,6 +202,7 @@ print(max(sizes[2:]) - sizes[2])
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     pytest.importorskip("psutil")
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from hf_dgl.recipe.finetune import finetune
 from hf_dgl.recipe.recipe import load_recipe
-from tests.distributed.two_processes import hf_dgl_as_launched
+from tests.processes import hf_dgl_as_launched
 from tests.recipes import tiny_recipe
 
 

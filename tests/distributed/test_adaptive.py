@@ -9,7 +9,7 @@ import torch
 
 from hf_dgl.method.adaptive import ChanceLevel, Explained
 from hf_dgl.method.passes import MULTIMODAL
-from tests.distributed.two_processes import in_two_processes
+from tests.processes import in_two_processes
 
 LABELS = torch.tensor([0, 1, 1, 2, 2, 2])
 LOSSES = [{MULTIMODAL: 0.2, "image": 0.5, "text": 1.0}, {MULTIMODAL: 0.4, "image": 0.7}]  # no text on process 1

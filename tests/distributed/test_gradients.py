@@ -6,7 +6,7 @@ import pytest
 
 from hf_dgl.method.methods import METHODS
 from tests.distributed.gradients import run_all
-from tests.distributed.two_processes import in_two_processes
+from tests.processes import in_two_processes
 from tests.tiers import slow_but
 
 MODELS = ["cross_attention", "concat", "attention", "tied", "interleaved", "cross_attention+checkpointing"]

@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.baselines.g_blending import Blending
 from hf_dgl.method.baselines.ogm_ge import Modulation
-from tests.distributed.two_processes import in_two_processes
 from tests.oracle import Concat, gradients, make_toy, toy_batch
+from tests.processes import in_two_processes
 
 
 def modulated(wrapped, model, batch) -> dict:

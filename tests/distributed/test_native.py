@@ -10,7 +10,7 @@ import torch
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from tests.architectures.test_trainer import Rows
 from tests.architectures_tiny import TINY
-from tests.distributed.two_processes import as_launched
+from tests.processes import as_launched
 from tests.tiers import slow_but
 
 NAMES = ["BridgeTowerForImageAndTextRetrieval", "LxmertForQuestionAnswering", "FlavaForSequenceClassification"]

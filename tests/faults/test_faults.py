@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,11 @@ from hf_dgl.training.checkpoints import explaining_a_full_disk, fault, newest_co
 from hf_dgl.training.manifest import write_manifest
 from hf_dgl.training.resume import settings_of
 from hf_dgl.training.trainer import DGLTrainer
+from tests.faults import worker
 from tests.oracle import Interleaved, make_toy, toy_batch
+from tests.processes import in_a_process
 from tests.recipes import tiny_recipe
+from tests.tiers import each_once
 from tests.tiny import FAMILIES, NUM_LABELS, tiny_model
 from tests.training.test_trainer import Rows, arguments, make, same, weights
 
@@ -88,9 +90,7 @@ class Runs:
     def start(self) -> None:
         path = self.folder / "jobs.json"
         path.write_text(json.dumps(self.jobs))
-        quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-        words = [sys.executable, "-m", "tests.faults.worker", str(path)]
-        subprocess.run(words, check=True, timeout=300, cwd=Path(__file__).parents[2], env={**os.environ, **quiet})
+        in_a_process(worker.work, str(path))
         self.jobs = json.loads(path.read_text())
 
     def codes(self, name: str) -> list[int | None]:
@@ -100,7 +100,7 @@ class Runs:
         return Path([job["log"] for job in self.jobs if job["name"] == name][index]).read_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("all", marks=pytest.mark.slow)])  # so is every test of it
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     runs = Runs(tmp_path_factory.mktemp("faults"))
     runs.add("whole")
@@ -172,6 +172,18 @@ def test_killed_and_resumed_ends_as_the_uninterrupted_run(runs, name):
     assert_same_end(runs.folder / "whole", runs.folder / name)
     checkpoints = sorted(path.name for path in (runs.folder / name).glob("checkpoint-*"))
     assert checkpoints == ["checkpoint-10", "checkpoint-12"]
+
+
+def test_killed_once_and_resumed_ends_as_the_uninterrupted_run(tmp_path):
+    """The same for the fast tier: dead in a step, then in the save of a checkpoint."""
+    runs = Runs(tmp_path)
+    runs.add("whole")
+    runs.add("killed", fault={"kill_in_step": 8})
+    runs.add("killed", RESUME, fault={"kill_in_file": "checkpoint-10/optimizer.pt"})
+    runs.add("killed", RESUME)
+    runs.start()
+    assert runs.codes("whole") == [0] and runs.codes("killed") == [-9, -9, 0], runs.output("killed")
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_half_written_checkpoints_are_named_and_set_aside(runs):
@@ -401,8 +413,7 @@ def trainer_of(name: str, folder: Path, **kwargs: Any) -> DGLTrainer:
     return make(folder, CrossModalForSequenceClassification(config), **evaluated, **kwargs)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["cross_attention", "concat", "interleaved"])
+@pytest.mark.parametrize(("name", "method"), each_once(["cross_attention", "concat", "interleaved"], list(METHODS)))
 def test_resumed_is_uninterrupted(tmp_path, name, method):
     if METHODS[method].adaptive and name == "interleaved":
         pytest.skip("adaptive_dgl needs a config with a problem_type, and this toy has none")

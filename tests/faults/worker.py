@@ -1,8 +1,8 @@
 """Real runs of the command line, each in a process of its own, some of which die or fail where they are told to.
 
-`python -m tests.faults.worker JOBS.json` runs `{"words": [...], "fault": {...}, "log": path}`, one after the other.
+`work("JOBS.json")` runs `{"words": [...], "fault": {...}, "log": path}`, one after the other.
 A job may also say `"disk": [folder, size]`: a file system of that size is mounted there, or the one there is resized.
-The libraries are imported once, and every job is forked from there, which takes a fraction of a second. A job's output
+Every job is forked from a process that has the libraries loaded, which takes a fraction of a second. A job's output
 goes to its log, and its exit code (-9: killed) is added to the job.
 """
 
@@ -155,8 +155,9 @@ def run(job: dict[str, Any]) -> int | None:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-if __name__ == "__main__":
-    path = Path(sys.argv[1])
+def work(path_of_jobs: str) -> None:
+    """Runs all jobs of a file, and writes their exit codes into it."""
+    path = Path(path_of_jobs)
     jobs = json.loads(path.read_text())
     gc.freeze()  # what is imported needs no collection in every child
     for job in jobs:

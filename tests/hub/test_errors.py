@@ -94,6 +94,7 @@ def test_the_hub_breaks_down_in_mid_upload(trained: Path, client: Client, hub: H
     assert client("same", local=str(trained), repo_id=repo_id)["logits"]
 
 
+@pytest.mark.slow
 def test_xet(trained: Path, client: Client, hub: Hub) -> None:
     """The protocol that hf_xet speaks is not ours to serve; what it is given, and how it fails, can be seen."""
     hub.announced.clear()
@@ -155,8 +156,8 @@ def test_expired_token_is_told_before_training(client: Client, tmp_path: Path) -
     ("pattern", "status", "words"),
     [
         ("/preupload/", 401, "does not accept your token"),  # it expired while the model was trained
-        ("/commit/", 403, "may not write"),
-        ("/upload/", 500, "not well"),
+        pytest.param("/commit/", 403, "may not write", marks=pytest.mark.slow),
+        pytest.param("/upload/", 500, "not well", marks=pytest.mark.slow),
     ],
 )
 def test_a_failing_push_at_the_end_loses_nothing(
@@ -178,6 +179,7 @@ def test_a_failing_push_at_the_end_loses_nothing(
     assert client("same", local=str(out), repo_id=repo_id) == {"inputs": True, "logits": True, "rows": 4}
 
 
+@pytest.mark.slow
 def test_a_failing_push_on_the_way_is_a_warning(client: Client, hub: Hub, tmp_path: Path) -> None:
     hub.fail("POST", "/commit/", 500, "busy", times=1)
     said = train(

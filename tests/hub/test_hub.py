@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.hub.conftest import ROOT, TOKEN, Client
 from tests.hub.server import Hub
+from tests.tiers import slow_but
 
 CODE = set(
     "attention.py configuration_cross_modal.py encoders.py fusion.py modeling_cross_modal.py parts.py "
@@ -108,6 +109,7 @@ def test_loads_without_our_package(trained: Path, client: Client, environment: d
     assert found == {"inputs": True, "logits": True, "headless": True, "imported": []}
 
 
+@pytest.mark.slow
 def test_code_of_the_card_runs(
     trained: Path, hub: Hub, client: Client, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -137,7 +139,7 @@ def test_card_on_the_hub(trained: Path, hub: Hub) -> None:
     assert "(training_curves.png)" in card.text and "(report.html)" in card.text
 
 
-@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+@pytest.mark.parametrize("strategy", slow_but("checkpoint", of=["every_save", "checkpoint", "all_checkpoints"]))
 def test_strategies(client: Client, hub: Hub, tmp_path: Path, strategy: str) -> None:
     """Uploads on the way hold a model, processor and card, never the state of the run; the last one is complete."""
     repo_id = f"user/{strategy}"
@@ -173,6 +175,7 @@ def test_trainer_pushes_to_a_branch(client: Client, hub: Hub, tmp_path: Path) ->
     assert found["logits"] and found["inputs"]
 
 
+@pytest.mark.slow
 def test_recipe_may_name_a_branch(client: Client, hub: Hub, tmp_path: Path) -> None:
     values = recipe(tmp_path / "out", push_to_hub=True, hub_model_id="user/branches", hub_revision="v2")
     client("train", recipe=values)
@@ -181,6 +184,7 @@ def test_recipe_may_name_a_branch(client: Client, hub: Hub, tmp_path: Path) -> N
     assert client("same", local=str(tmp_path / "out"), repo_id="user/branches", revision="v2")["logits"]
 
 
+@pytest.mark.slow
 def test_push_command_and_revisions(trained: Path, client: Client, hub: Hub, tmp_path: Path) -> None:
     """Two versions of a model in two branches, each of which loads as itself."""
     other = tmp_path / "other"
@@ -235,6 +239,7 @@ def test_adapters(client: Client, hub: Hub, trained: Path, tmp_path: Path) -> No
         }
 
 
+@pytest.mark.slow
 def test_adapters_of_a_local_model_are_refused(client: Client, hub: Hub, trained: Path, tmp_path: Path) -> None:
     values = {"encoders": None, "model_name_or_path": str(trained), "peft": {"r": 2}}
     client("train", recipe=recipe(tmp_path / "lora", **values))

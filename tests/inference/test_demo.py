@@ -136,6 +136,7 @@ def test_in_a_browser(page: Any, picture: str, tmp_path: Path) -> None:
     assert page.outside == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_image_in_a_browser(page: Any, tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("no")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "no.png")

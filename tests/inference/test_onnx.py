@@ -24,7 +24,7 @@ def pipeline() -> CrossModalPipeline:
     return CrossModalPipeline(model, tiny.tiny_processor(MODALITIES), device="cpu")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("cpu", marks=pytest.mark.slow)])  # so is every test of it
 def exported(pipeline: CrossModalPipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     file, export = tmp_path_factory.mktemp("onnx") / "model.onnx", hf_dgl.inference.onnx._export
     with pytest.MonkeyPatch.context() as patch:  # it takes its time: once is enough

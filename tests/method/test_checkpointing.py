@@ -27,6 +27,8 @@ from tests.oracle import (
 from .test_cross_modal_gradients import expected, make
 from .test_disentangle import EXACT, expected_gradients, settings
 
+pytestmark = pytest.mark.device
+
 
 def checkpointed(toy, use_reentrant=False):
     """The toy with every encoder and the fusion in a checkpointed region of its own."""

@@ -9,13 +9,17 @@ from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
+from tests.devices import current
 from tests.oracle import gradients, max_difference
+from tests.tiers import slow_but
 from tests.tiny import tiny_batch, tiny_model
 from tests.training.test_trainer import make as make_trainer
 from tests.training.test_trainer import same, weights
 
 from .test_cross_modal_gradients import expected
 from .test_disentangle import settings
+
+pytestmark = pytest.mark.device
 
 NAMES = ("image", "text")
 
@@ -41,11 +45,12 @@ def step(compiled=None, method="dgl"):
 
 
 @pytest.mark.parametrize("method", ["dgl", "auxiliary"])
-@pytest.mark.parametrize("compiled", ["whole", "in place", "encoders"])
+@pytest.mark.parametrize("compiled", slow_but("encoders", of=["whole", "in place", "encoders"]))
 def test_a_compiled_model_has_the_gradients_of_the_eager_one(compiled, method):
     assert max_difference(step(compiled, method), step(None, method)) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_trainers_flag(tmp_path):
     results = []
     for kwargs in [{}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}]:
@@ -61,14 +66,14 @@ def test_bf16_is_the_oracle_in_bf16_and_near_fp32(fusion_type, method):
     model, batch = tiny_model(NAMES, fusion_type=fusion_type).train(), tiny_batch(NAMES)
     chosen = settings(method)
     with disentangle(model, modalities_of(model), **chosen) as handle:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(current().type, torch.bfloat16):
             loss = model(**batch).loss
         loss.backward()
         owners = handle.partition.owners
     actual = gradients(model)
     model.zero_grad()
     in_fp32 = expected(model, batch, chosen, owners)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(current().type, torch.bfloat16):
         in_bf16 = expected(model, batch, chosen, owners)
     assert relative(actual, in_bf16) < 4e-2  # sums of rounded terms, in another order
     assert relative(actual, in_fp32) < 8e-2
@@ -79,10 +84,10 @@ def test_bf16_is_the_oracle_in_bf16_and_near_fp32(fusion_type, method):
 def test_fp16_with_a_loss_scaler(fusion_type):
     """One scaled total is one backward: every group is scaled alike, and unscaling gives DGL's gradients."""
     model, batch = tiny_model(NAMES, fusion_type=fusion_type).train(), tiny_batch(NAMES)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(current().type, init_scale=2.0**10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with disentangle(model, modalities_of(model)) as handle:
-        with torch.autocast("cpu", torch.float16):
+        with torch.autocast(current().type, torch.float16):
             loss = model(**batch).loss
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)

@@ -10,10 +10,13 @@ from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
+from tests.devices import put
 from tests.oracle import gradients, max_difference, oracle
 from tests.tiny import tiny_batch, tiny_model
 
 from .test_disentangle import EXACT, settings
+
+pytestmark = pytest.mark.device
 
 MODALITIES = [("image", "text"), ("image", "text", "audio")]
 
@@ -118,7 +121,7 @@ def test_a_modality_missing_from_the_batch_or_from_rows(fusion_type):
     with disentangle(model, modalities_of(model)):
         output = model(text=batch["text"], labels=batch["labels"])
         assert set(output.losses) == {"multimodal", "text"}
-        batch["image"]["present"] = torch.tensor([True, False, True, False])
+        batch["image"]["present"] = put(torch.tensor([True, False, True, False]))
         output = model(**batch)
         output.loss.backward()
     alone = {key: value[[0, 2]] for key, value in batch["image"].items() if key != "present"}

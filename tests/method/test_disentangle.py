@@ -31,6 +31,8 @@ from tests.oracle import (
     toy_losses,
 )
 
+pytestmark = pytest.mark.device
+
 EXACT = 1e-12
 
 

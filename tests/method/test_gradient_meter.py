@@ -13,6 +13,7 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.gradient_meter import COSINE, RATIO, GradientMeter
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models.fusion import FUSIONS
+from tests.devices import current, put
 from tests.oracle import (
     TOYS,
     Bypass,
@@ -32,6 +33,8 @@ from tests.oracle import (
 from .test_checkpointing import checkpointed
 from .test_cross_modal_gradients import make
 from .test_disentangle import EXACT, expected_gradients, settings
+
+pytestmark = pytest.mark.device
 
 MEASURABLE = [Concat, ThreeConcat, CalledTwice, Streams]
 ROUTES = [method for method in METHODS if method != "multimodal_truncation"]
@@ -110,7 +113,7 @@ def test_our_model(fusion_type, method):
         torch.manual_seed(0)
         model, batch = make(("image", "text"), fusion_type)
         model.gradient_checkpointing_enable()
-        batch["image"]["present"] = torch.tensor([True, False, True, True])
+        batch["image"]["present"] = put(torch.tensor([True, False, True, True]))
         with disentangle(model, modalities_of(model), **settings(method)) as handle:
             handle.meter = GradientMeter() if metered else None
             for _ in range(2):
@@ -222,12 +225,13 @@ def test_no_gradient_gives_no_number():
     model = make_toy(Concat)
     with disentangle(model, model.declared(), **settings("dgl")) as handle:
         handle.meter = GradientMeter()
-        handle.alpha["image"] = torch.tensor(0.0, dtype=torch.float64)  # as adaptive_dgl may set it
+        handle.alpha["image"] = put(torch.tensor(0.0, dtype=torch.float64))  # as adaptive_dgl may set it
         model(**toy_batch(model))["loss"].backward()
-        means = handle.meter.means(["image", "text"], "cpu")
+        means = handle.meter.means(["image", "text"], current())
     assert list(means) == ["grad_ratio_text", "grad_cosine_text"]
 
 
+@pytest.mark.slow
 def test_under_compilation():
     model, batch = make(("image", "text"), "cross_attention")
     found = []

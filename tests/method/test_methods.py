@@ -15,6 +15,7 @@ from hf_dgl.recipe.recipe import build_parser, load_recipe, make_recipe
 from hf_dgl.recipe.unimodal import with_one_modality
 from hf_dgl.training.trainer import DGLTrainer
 from tests.recipes import tiny_recipe
+from tests.tiers import slow_but
 from tests.tiny import tiny_model
 from tests.training.test_trainer import SINGLE, arguments, make, same, weights
 
@@ -40,8 +41,9 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("kwargs", ARGUMENTS.values(), ids=ARGUMENTS)
-def test_bit_identical_to_a_plain_trainer(tmp_path, kwargs):
+@pytest.mark.parametrize("name", slow_but("clipping and warm-up", of=ARGUMENTS))
+def test_bit_identical_to_a_plain_trainer(tmp_path, name):
+    kwargs = ARGUMENTS[name]
     plain = make(tmp_path, trainer=Trainer, max_steps=5, **kwargs)
     plain.train()
     for settings in PLAIN.values():
@@ -106,6 +108,7 @@ def test_swept_keys_go_to_the_methods_that_have_them(tmp_path):
     assert of["dgl"] == {"alpha", "multimodal_to_encoders"}
 
 
+@pytest.mark.slow
 def test_compared_runs_train(tmp_path, monkeypatch):
     """Every planned run can be trained; in this process, since a new one takes longer than the training."""
     monkeypatch.setattr(module, "_call", lambda words, *_: finetune(load_recipe(words[1], words[2:])))

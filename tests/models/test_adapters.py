@@ -32,6 +32,8 @@ from tests.oracle import gradients, max_difference
 from tests.recipes import TINY_ENCODERS, tiny_recipe
 from tests.tiny import tiny_batch, tiny_encoder_config, tiny_model, tiny_rows, tiny_tokenizer
 
+pytestmark = pytest.mark.device
+
 LORA = {"r": 4, "lora_alpha": 8}
 
 
@@ -251,6 +253,7 @@ def test_an_adapter_is_small(merged: FinetuneResult) -> None:
     assert any("cross_modal.fusion" in name for name in saved) and any("classifier" in name for name in saved)
 
 
+@pytest.mark.slow
 def test_only_adapters(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     values = lora_recipe(tmp_path, checkpoints, peft_merge=False, save_strategy="no")
     result = finetune(make_recipe(values))
@@ -268,12 +271,14 @@ def test_only_adapters(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     assert not is_adapter(tmp_path) and again.metrics["test"] == result.metrics["test"]
 
 
+@pytest.mark.slow
 def test_encoders_from_scratch_are_saved_with_the_adapter(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     encoders = {"image": TINY_ENCODERS["image"], "text": checkpoints["text"]}
     result = finetune(make_recipe(lora_recipe(tmp_path, checkpoints, encoders=encoders, peft_merge=False)))
     assert torch.equal(logits(result.model, str(tmp_path)), logits(load_model(tmp_path), str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_adapters_on_a_model_of_ours(tmp_path: Path, merged: FinetuneResult, checkpoints: dict[str, str]) -> None:
     values = lora_recipe(tmp_path, checkpoints, encoders=None, model_name_or_path=merged.output_dir, peft_merge=False)
     result = finetune(make_recipe({**values, "peft": {"r": 2, "modules": "all"}}))
@@ -281,6 +286,7 @@ def test_adapters_on_a_model_of_ours(tmp_path: Path, merged: FinetuneResult, che
     assert torch.equal(logits(result.model, str(tmp_path)), logits(load_model(tmp_path), str(tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft_merge", [True, False])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
     tmp_path: Path, checkpoints: dict[str, str], peft_merge: bool
@@ -295,6 +301,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_the_best_adapter_is_the_one_that_is_saved(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     values = lora_recipe(tmp_path, checkpoints, eval_strategy="steps", eval_steps=1, max_steps=3, **best)
@@ -303,6 +310,7 @@ def test_the_best_adapter_is_the_one_that_is_saved(tmp_path: Path, checkpoints: 
     assert result.metrics["validation"]["loss"] == pytest.approx(max(evaluated))
 
 
+@pytest.mark.slow
 def test_with_activation_checkpointing_and_a_frozen_modality(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     values = lora_recipe(tmp_path, checkpoints, freeze=["image"], gradient_checkpointing=True)
     result = finetune(make_recipe(values))

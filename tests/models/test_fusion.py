@@ -8,7 +8,10 @@ import torch
 from hf_dgl.models.configuration_cross_modal import FUSION_TYPES
 from hf_dgl.models.fusion import FUSIONS, masked_mean
 from hf_dgl.models.modeling_cross_modal import sequence_classification_loss
+from tests.devices import current, put
 from tests.tiny import tiny_batch, tiny_config, tiny_model
+
+pytestmark = pytest.mark.device
 
 MODALITIES = {1: ("text",), 2: ("image", "text"), 3: ("image", "text", "audio")}
 CASES = list(itertools.product(FUSION_TYPES, (1, 2, 3)))
@@ -32,12 +35,12 @@ def rows_of(batch, row):
 def make(config, **tokens):
     """A fusion, and tokens as given with nothing masked."""
     torch.manual_seed(0)
-    fusion = FUSIONS[config.fusion_type](config)
-    return fusion, tokens, {name: torch.ones(t.shape[:2], dtype=torch.bool) for name, t in tokens.items()}
+    fusion = put(FUSIONS[config.fusion_type](config))
+    return fusion, tokens, {name: put(torch.ones(t.shape[:2], dtype=torch.bool)) for name, t in tokens.items()}
 
 
 def z(seed, batch=2, length=3, width=16):
-    return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(seed))
+    return put(torch.randn(batch, length, width, generator=torch.Generator().manual_seed(seed)))
 
 
 # --------------------------------------------------------------------------------------------------- the paper's forms
@@ -125,7 +128,7 @@ def test_rows_without_a_modality_equal_a_run_without_it(fusion_type, num):
     patterns = [p for p in itertools.product((True, False), repeat=num) if any(p)]
     batch = double(tiny_batch(names, batch_size=len(patterns), labels=False))
     for index, name in enumerate(names):
-        batch[name]["present"] = torch.tensor([pattern[index] for pattern in patterns])
+        batch[name]["present"] = put(torch.tensor([pattern[index] for pattern in patterns]))
     logits = model(**batch).logits
     for row, pattern in enumerate(patterns):
         there = {
@@ -143,7 +146,7 @@ def test_what_absent_rows_hold_is_not_read(fusion_type, num):
     names = MODALITIES[num]
     model = tiny_model(names, fusion_type=fusion_type).double()
     batch = double(tiny_batch(names, labels=False))
-    batch[names[-1]]["present"] = torch.tensor([True, False, True, False])
+    batch[names[-1]]["present"] = put(torch.tensor([True, False, True, False]))
     before = model(**batch).logits
     other = double(tiny_batch(names, seed=7, labels=False))[names[-1]]
     gone = ~batch[names[-1]]["present"]
@@ -174,16 +177,16 @@ def test_nothing_is_nan_whatever_is_masked(fusion_type, num, implementation, aut
     model = tiny_model(names, fusion_type=fusion_type, attn_implementation=implementation).train()
     batch = tiny_batch(names)
     for name in names:  # row 0: nothing at all; row 1: the last modality only; row 2: no unmasked token of text
-        batch[name]["present"] = torch.tensor([False, name == names[-1], True, True])
+        batch[name]["present"] = put(torch.tensor([False, name == names[-1], True, True]))
     batch["text"]["attention_mask"][2] = 0
-    with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+    with torch.autocast(current().type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         out = model(**batch)
     out.loss.backward()
     assert out.logits.isfinite().all() and out.loss.isfinite()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     for name in names:
-        batch[name]["present"] = torch.zeros(4, dtype=torch.bool)
+        batch[name]["present"] = put(torch.zeros(4, dtype=torch.bool))
     out = model(**batch)
     out.loss.backward()
     assert out.loss == 0 and out.logits.isfinite().all()
@@ -195,7 +198,7 @@ def test_eager_equals_sdpa(fusion_type, num):
     names = MODALITIES[num]
     model = tiny_model(names, fusion_type=fusion_type).double()
     batch = double(tiny_batch(names, labels=False))
-    batch["text"]["present"] = torch.tensor([True, False, True, True])
+    batch["text"]["present"] = put(torch.tensor([True, False, True, True]))
     sdpa = model(**batch).logits
     model.config._attn_implementation_internal = "eager"  # the fusion's only
     torch.testing.assert_close(model(**batch).logits, sdpa, rtol=0, atol=1e-12)

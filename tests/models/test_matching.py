@@ -6,6 +6,9 @@ from transformers import Blip2ForImageTextRetrieval, BlipForImageTextRetrieval
 
 from hf_dgl.models.matching import Blip2ForImageTextMatching, BlipForImageTextMatching
 from tests.architectures_tiny import TINY
+from tests.devices import put
+
+pytestmark = pytest.mark.device
 
 PAIRS = [
     (BlipForImageTextMatching, BlipForImageTextRetrieval, {"use_itm_head": True}, "itm_score"),
@@ -28,7 +31,7 @@ def built(ours):
 @both
 def test_logits_are_the_pretrained_heads_and_the_loss_is_cross_entropy(ours, upstream, switch, score):
     model, batch, labels = built(ours)
-    plain = upstream(model.config).eval()
+    plain = put(upstream(model.config).eval())
     plain.load_state_dict(model.state_dict())
     output = model(**batch, labels=labels)
     assert torch.equal(output.logits, plain(**batch, **switch)[score])
@@ -39,17 +42,17 @@ def test_logits_are_the_pretrained_heads_and_the_loss_is_cross_entropy(ours, ups
 @both
 def test_an_original_checkpoint_loads_in_full_and_back(ours, upstream, switch, score, tmp_path):
     model, batch, labels = built(ours)
-    original = upstream(model.config).eval()
+    original = put(upstream(model.config).eval())
     original.load_state_dict(model.state_dict())
     original.save_pretrained(tmp_path / "original")
     loaded, told = ours.from_pretrained(tmp_path / "original", output_loading_info=True)
     assert not told["missing_keys"]
     assert not told["unexpected_keys"]
-    assert torch.equal(loaded.eval()(**batch).logits, model(**batch).logits)
+    assert torch.equal(put(loaded.eval())(**batch).logits, model(**batch).logits)
     loaded.save_pretrained(tmp_path / "ours")
     back, told = upstream.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not told["missing_keys"]
-    assert torch.equal(back.eval()(**batch, **switch)[score], model(**batch).logits)
+    assert torch.equal(put(back.eval())(**batch, **switch)[score], model(**batch).logits)
 
 
 @both

@@ -11,7 +11,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_dgl.models.configuration_cross_modal import FUSION_TYPES, CrossModalConfig
 from hf_dgl.models.modeling_cross_modal import CrossModalForSequenceClassification, CrossModalModel
+from tests.devices import current, put
 from tests.tiny import tiny_batch, tiny_encoder_config, tiny_model
+
+pytestmark = pytest.mark.device
 
 THREE = ("image", "text", "audio")
 
@@ -28,12 +31,12 @@ def test_reload_gives_identical_logits_and_no_report(fusion_type, tmp_path, capl
     logging.getLogger("transformers").propagate = True
     try:
         with caplog.at_level(logging.WARNING, logger="transformers"):
-            again = CrossModalForSequenceClassification.from_pretrained(tmp_path)
+            again = put(CrossModalForSequenceClassification.from_pretrained(tmp_path))
     finally:
         logging.getLogger("transformers").propagate = False
     assert not caplog.records
     assert torch.equal(again(**batch).logits, before)
-    auto = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    auto = put(AutoModelForSequenceClassification.from_pretrained(tmp_path))
     assert type(auto) is CrossModalForSequenceClassification and torch.equal(auto(**batch).logits, before)
     assert again.config.modalities == list(THREE)
 
@@ -48,7 +51,7 @@ def test_saved_names_are_the_model_s_own(tmp_path):
 def test_base_model_loads_from_a_classifier(tmp_path):
     model, batch = tiny_model(), tiny_batch(labels=False)
     model.save_pretrained(tmp_path)
-    base = AutoModel.from_pretrained(tmp_path)
+    base = put(AutoModel.from_pretrained(tmp_path))
     assert type(base) is CrossModalModel
     assert torch.equal(base(**batch).pooler_output, model.cross_modal(**batch).pooler_output)
     assert base(**batch).pooler_output.shape == (4, base.output_size)
@@ -70,7 +73,7 @@ def test_building_is_deterministic_and_initialised():
     fusion = a.cross_modal.fusion
     assert fusion.final_norm["image"].weight.eq(1).all() and a.classifier.bias.eq(0).all()
     assert 0.01 < fusion.layers["image"][0].self_attn.q_proj.weight.std() < 0.03
-    tokens = a.cross_modal.projections["image"](torch.randn(64, 5, 16))
+    tokens = a.cross_modal.projections["image"](put(torch.randn(64, 5, 16)))
     assert 0.5 < tokens.std() < 2  # unit scale, whatever the width
 
 
@@ -94,7 +97,7 @@ def test_an_absent_modality_takes_no_compute(fusion_type):
 
 def test_the_base_model_returns_hidden_states_and_presence():
     model, batch = tiny_model(THREE).cross_modal, tiny_batch(THREE, labels=False)
-    batch["image"]["present"] = torch.tensor([True, True, True, False])
+    batch["image"]["present"] = put(torch.tensor([True, True, True, False]))
     assert model(**batch).hidden_states is None
     out = model(**batch, output_hidden_states=True)
     assert {name: len(states) for name, states in out.hidden_states.items()} == dict.fromkeys(THREE, 3)
@@ -116,7 +119,7 @@ def test_single_label_loss():
 
 def test_multi_label_loss():
     model, batch = tiny_model(), tiny_batch()
-    batch["labels"] = torch.rand(4, 3).round()
+    batch["labels"] = put(torch.rand(4, 3).round())
     out = model(**batch)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, batch["labels"])
     torch.testing.assert_close(out.loss, expected)
@@ -125,12 +128,12 @@ def test_multi_label_loss():
 
 def test_regression_loss():
     model, batch = tiny_model(num_labels=1), tiny_batch()
-    batch["labels"] = torch.randn(4)
+    batch["labels"] = put(torch.randn(4))
     out = model(**batch)
     torch.testing.assert_close(out.loss, torch.nn.functional.mse_loss(out.logits[:, 0], batch["labels"]))
     assert model.config.problem_type == "regression"
     wide = tiny_model(num_labels=3, problem_type="regression")
-    batch["labels"] = torch.randn(4, 3)
+    batch["labels"] = put(torch.randn(4, 3))
     out = wide(**batch)
     torch.testing.assert_close(out.loss, torch.nn.functional.mse_loss(out.logits, batch["labels"]))
 
@@ -138,9 +141,9 @@ def test_regression_loss():
 @pytest.mark.parametrize("labels", [torch.tensor([0, 1, 2, 0]), torch.rand(4, 3)], ids=["single", "multi"])
 def test_rows_without_any_modality_do_not_count(labels):
     model, batch = tiny_model(), tiny_batch(labels=False)
-    batch["image"]["present"] = torch.tensor([True, False, False, True])
-    batch["text"]["present"] = torch.tensor([True, False, True, True])
-    kept = torch.tensor([0, 2, 3])
+    batch["image"]["present"] = put(torch.tensor([True, False, False, True]))
+    batch["text"]["present"] = put(torch.tensor([True, False, True, True]))
+    kept, labels = put((torch.tensor([0, 2, 3]), labels))
     rows = {name: {key: value[kept] for key, value in inputs.items()} for name, inputs in batch.items()}
     expected = model(**rows, labels=labels[kept]).loss
     torch.testing.assert_close(model(**batch, labels=labels).loss, expected)
@@ -212,7 +215,7 @@ def test_upstream_trainer_accepts_the_model(tmp_path):
     batch = tiny_batch(batch_size=4)
     args = TrainingArguments(
         str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], remove_unused_columns=False,
-        use_cpu=True, disable_tqdm=True, save_strategy="no",
+        use_cpu=current().type == "cpu", disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
     trainer = Trainer(tiny_model(), args, train_dataset=list(range(8)), data_collator=lambda rows: dict(batch))
     assert trainer.model_accepts_loss_kwargs is False
@@ -237,7 +240,7 @@ def test_messages():
     with pytest.raises(ValueError, match=r"Got no modality.*image=\{"):
         model()
     with pytest.raises(ValueError, match=r"Got no modality"):
-        model(image=None, labels=torch.zeros(4, dtype=torch.long))
+        model(image=None, labels=put(torch.zeros(4, dtype=torch.long)))
     with pytest.raises(ValueError, match=r"expected 'pixel_values'.*Did you mean 'pixel_value'"):
         model(image={"pixel_value": batch["image"]["pixel_values"]})
     with pytest.raises(ValueError, match=r"Got Tensor for modality 'image'.*pixel_values"):

@@ -91,6 +91,7 @@ def test_evaluate_repeats_the_test_scores(result: FinetuneResult) -> None:
     assert evaluate(result.output_dir, recipe) == pytest.approx(result.metrics["test"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_resume_continues(checkpoints: dict[str, str], data: str, tmp_path: Path) -> None:
     values = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
     whole = finetune(recipe_of(checkpoints["flava"], data, tmp_path / "whole", **values, max_steps=4))
@@ -101,6 +102,7 @@ def test_resume_continues(checkpoints: dict[str, str], data: str, tmp_path: Path
         torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_one_is_fine_tuned_further(result: FinetuneResult, data: str, tmp_path: Path) -> None:
     again = finetune(recipe_of(result.output_dir, data, tmp_path, "three", learning_rate=0.0))
     assert again.metrics["before"] == pytest.approx(result.metrics["validation"], abs=1e-5)

@@ -21,6 +21,7 @@ from hf_dgl.recipe.assembly import load_splits
 from hf_dgl.recipe.finetune import FinetuneResult, evaluate, finetune
 from hf_dgl.recipe.recipe import load_recipe, make_recipe
 from tests.recipes import TINY_ENCODERS, tiny_recipe
+from tests.tiers import slow_but
 
 RECIPES = sorted(Path("recipes/quickstart").glob("*.yaml"))  # the others need stand-ins: see test_recipes.py
 
@@ -93,6 +94,7 @@ def test_recipe_as_run_trains_the_same_model(result: FinetuneResult, tmp_path: P
     assert again.metrics["test"] == result.metrics["test"]
 
 
+@pytest.mark.slow
 def test_resume_from_checkpoint(tmp_path: Path) -> None:
     values = tiny_recipe(tmp_path, save_strategy="steps", save_steps=2, lr_scheduler_type="constant")
     whole = finetune(make_recipe({**values, "max_steps": 4, "output_dir": str(tmp_path / "whole")}))
@@ -198,7 +200,11 @@ def test_other_problem_types_and_modalities_of_any_name(
     assert isinstance(answer, dict) and set(answer["modalities"]) == {"title"}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to("recipes")))
+@pytest.mark.parametrize(
+    "path",
+    slow_but(Path("recipes/quickstart/image_audio_text.yaml"), of=RECIPES),
+    ids=lambda path: str(path.relative_to("recipes")),
+)
 def test_recipe_trains_for_two_steps(path: Path, tmp_path: Path) -> None:
     """As it stands, on little data: what the file says must still be understood by the libraries of today."""
     words = ["--max_steps=2", "--max_train_samples=16", "--max_eval_samples=16", "--disable_tqdm=true", "--use_cpu"]

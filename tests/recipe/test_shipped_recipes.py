@@ -23,11 +23,13 @@ from hf_dgl.models.processing_cross_modal import default_processor
 from hf_dgl.recipe.finetune import evaluate, finetune
 from hf_dgl.recipe.recipe import load_recipe
 from tests.native_checkpoints import FEATURES, REGIONS, WORDS, save_checkpoint, tiny_tokenizer
+from tests.tiers import slow_but
 from tests.tiny import FAMILIES, tiny_encoder_config
 
 RECIPES = sorted(
     path for path in Path("recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "quickstart")
 )
+FAST = ["recipes/image_text/flava_hateful_memes.yaml", "recipes/audio_text/wav2vec2_meld.yaml"]  # one of each kind
 RNG = np.random.default_rng(0)
 ROWS = 24
 
@@ -285,7 +287,11 @@ def _hub_of_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_hub_of_stand_ins")
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to("recipes")))
+@pytest.mark.parametrize(
+    "path",
+    slow_but(*map(Path, FAST), of=RECIPES),
+    ids=lambda path: str(path.relative_to("recipes")),
+)
 def test_recipe_trains_for_two_steps(path: Path, tmp_path: Path) -> None:
     """As it stands, but for the checkpoints, the place of the data, and the number of steps."""
     torch.manual_seed(0)

@@ -21,10 +21,13 @@ from hf_dgl.architectures import modalities_of
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models.adapters import add_adapters
+from tests.devices import current
 from tests.method.test_checkpointing import checkpointed
 from tests.method.test_cross_modal_gradients import make, model_losses
 from tests.method.test_disentangle import EXACT, settings
 from tests.oracle import Interleaved, TiedToHead, gradients, make_toy, max_difference, oracle, toy_batch
+
+pytestmark = pytest.mark.device
 
 MODELS = ["cross_attention", "concat", "tied", "interleaved"]
 FEATURES = ["accumulation", "checkpointing", "lora", "bf16"]
@@ -71,7 +74,7 @@ def rows_of(tree, rows):
 def test_gradients_are_the_oracles(feature, name, method):
     model, modalities, batch, losses = build(name, feature)
     chosen = settings(method)
-    precision = torch.autocast("cpu", torch.bfloat16) if feature == "bf16" else nullcontext()
+    precision = torch.autocast(current().type, torch.bfloat16) if feature == "bf16" else nullcontext()
     if feature == "bf16":
         model.float()
         batch = to_float(batch, out=batch)

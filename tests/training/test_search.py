@@ -12,6 +12,7 @@ from tests.tiny import tiny_model
 from tests.training.test_trainer import SINGLE, Rows, make
 
 
+@pytest.mark.slow
 def test_the_settings_of_each_trial_are_in_force(tmp_path, monkeypatch):
     """Seen in the handle, the optimizer and the callback at the end of each trial's training."""
     trainer = make(

@@ -15,7 +15,10 @@ from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcess
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.groups import parameter_groups
 from hf_dgl.training.trainer import DGLTrainer
+from tests.devices import current, put
 from tests.tiny import NUM_LABELS, tiny_model, tiny_processor, tiny_rows
+
+pytestmark = pytest.mark.device
 
 SINGLE = {"problem_type": "single_label_classification"}
 
@@ -51,7 +54,7 @@ def arguments(tmp_path, cls=DGLTrainingArguments, **kwargs):
         "report_to": [],
         "save_strategy": "no",
         "logging_steps": 1,
-        "use_cpu": True,
+        "use_cpu": current().type == "cpu",
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "seed": 7,
@@ -218,7 +221,7 @@ def test_evaluation_reports_fused_and_each_modality(tmp_path):
         for suffix in ("", "_image", "_text"):
             assert 0 <= metrics[f"eval_{name}{suffix}"] <= 1
     model, collator = trainer.model.eval(), trainer.data_collator
-    batch = collator(Rows(11, seed=1).rows)
+    batch = put(collator(Rows(11, seed=1).rows))
     truth = batch.pop("labels")
     for suffix, inputs in [("", batch), ("_image", {"image": batch["image"]}), ("_text", {"text": batch["text"]})]:
         expected = (model(**inputs).logits.argmax(-1) == truth).float().mean().item()
@@ -329,9 +332,9 @@ def test_a_checkpoint_reloads_to_identical_logits(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["CrossModalForSequenceClassification"]
     trainer.save_model()
-    reloaded = CrossModalForSequenceClassification.from_pretrained(tmp_path)
+    reloaded = put(CrossModalForSequenceClassification.from_pretrained(tmp_path))
     processor = CrossModalProcessor.from_pretrained(tmp_path)
-    batch = CrossModalCollator(processor)(Rows(4).rows)
+    batch = put(CrossModalCollator(processor)(Rows(4).rows))
     trainer.disentangled.remove()
     with torch.no_grad():
         assert torch.equal(reloaded(**batch).logits, trainer.model.eval()(**batch).logits)

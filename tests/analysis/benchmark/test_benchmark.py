@@ -150,6 +150,7 @@ def test_bf16_autocast(image_text_model: Any, image_text_batch: dict[str, Any]) 
     assert half.description["autocast"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_sweep_and_plot(tmp_path: Any) -> None:
     shape = dataclasses.replace(TINY, audio_layers=1, audio_length=16)
     config = shape.config()

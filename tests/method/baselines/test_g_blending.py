@@ -9,6 +9,7 @@ import torch
 
 from hf_dgl.method.baselines.g_blending import Blending, blend_weights
 from hf_dgl.method.passes import MULTIMODAL
+from tests.tiers import slow_but
 from tests.training.test_trainer import Rows, StopAt, make, same, weights
 
 BEFORE = {MULTIMODAL: (2.0, 2.0), "image": (2.0, 2.1), "text": (2.0, 2.0)}
@@ -103,7 +104,7 @@ def test_the_trainer_weighs_by_its_evaluations(tmp_path):
     assert expected != dict.fromkeys(names, 1 / 3)
 
 
-@pytest.mark.parametrize("eval_steps", [2, 3], ids=["killed at an evaluation", "between two"])
+@pytest.mark.parametrize("eval_steps", slow_but(3, of=[2, 3]), ids=["killed at an evaluation", "between two"])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path, eval_steps):
     settings = {
         "method": "g_blending",

@@ -14,6 +14,8 @@ from tests.oracle import Concat, Interleaved, ThreeConcat, TiedEncoders, gradien
 from tests.tiny import tiny_batch, tiny_model
 from tests.training.test_trainer import SINGLE, Rows, StopAt, make, same, weights
 
+pytestmark = pytest.mark.device
+
 # ---- the equations, by hand ----
 
 

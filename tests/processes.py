@@ -1,4 +1,4 @@
-"""A function in two processes, forked from one that has the libraries loaded: an import costs seconds."""
+"""Functions in processes of their own, forked from one that has the libraries loaded: an import costs seconds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ import torch.multiprocessing
 
 from hf_dgl.cli import main
 
+multiprocessing.set_forkserver_preload(["tests.conftest", "hf_dgl.training", "hf_dgl.recipe.finetune"])
+
+
+def in_a_process(work: Callable[..., None], *args: Any) -> None:
+    """Calls `work(*args)`, a function at the top of a module, in another process."""
+    process = multiprocessing.get_context("forkserver").Process(target=work, args=args)
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == 0
+
 
 def as_launched(work: Callable[..., None], *args: Any) -> None:
     """Calls `work(rank, *args)` in each of two processes, in the environment that a launcher makes.
@@ -24,7 +34,6 @@ def as_launched(work: Callable[..., None], *args: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.set_forkserver_preload(["tests.conftest", "hf_dgl.training", "hf_dgl.recipe.finetune"])
     torch.multiprocessing.start_processes(
         _process, (port, os.getcwd(), work, args), nprocs=2, start_method="forkserver"
     )
