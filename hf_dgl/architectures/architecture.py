@@ -21,6 +21,7 @@ class Architecture:
             `embeddings` (the layers that mix modalities are fusion as a whole) and `by_name` (within them, what is not
             cross-attention belongs to the text).
         absent: What "a modality is absent" means in this model, in words.
+        modalities: Their names; those that a config leaves out (a tower that it has not) included.
         method: The default of `DGLTrainingArguments.method` for this model: `multimodal_truncation` where an absent
             modality is zeros that the fusion's attention refills, since full DGL would starve on them.
         note: What else a user should know, in a sentence; told once.
@@ -29,6 +30,7 @@ class Architecture:
 
     partitions: Mapping[str, Declare] = field(default_factory=dict)
     absent: str = ""
+    modalities: tuple[str, ...] = ("image", "text")
     method: str = "dgl"
     note: str = ""
     refused: str = ""

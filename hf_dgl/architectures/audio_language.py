@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hf_dgl.method.modalities import Modality
+
 from .architecture import Architecture
-from .sequence import writes
+from .sequence import TABLE, among_text, gone, writes, written
 
 _TOWER = ("model.audio_tower", "model.multi_modal_projector")
 
+
+def _gemma4(config: Any) -> dict[str, Modality]:
+    """Towers are optional; so are embeddings per layer, which read the text once more."""
+    own = [name for name in _EMBEDDED if getattr(config, "vision_config" if name == "image" else "audio_config")]
+    first = 1 if config.model_type == "gemma4_unified" else 0  # no towers: patches and frames are embedded directly
+    encoders = {name: _EMBEDDED[name][first:] for name in own}
+    per_layer = getattr(config.get_text_config(), "hidden_size_per_layer_input", None)
+    tables = [TABLE, f"{TABLE}_per_layer"] if per_layer else [TABLE]
+    return dict(among_text(encoders, tables)(config))
+
+
+_EMBEDDED = {
+    "image": ("model.vision_tower", "model.embed_vision"),
+    "audio": ("model.audio_tower", "model.embed_audio"),
+}
+_GEMMA4 = written(_gemma4, gone("image", "audio"), modalities=("image", "audio", "text"))
+
 ROWS: dict[str, Architecture] = {
     "Qwen2AudioForConditionalGeneration": writes(audio=_TOWER),
+    "VoxtralForConditionalGeneration": writes(audio=_TOWER),
+    "AudioFlamingo3ForConditionalGeneration": writes(audio=_TOWER),
+    "MusicFlamingoForConditionalGeneration": writes(audio=_TOWER),
+    "GlmAsrForConditionalGeneration": writes(audio=_TOWER),
+    "Qwen3ASRForConditionalGeneration": writes(audio=_TOWER),
+    "FunAsrNanoForConditionalGeneration": writes(audio=_TOWER),
+    "MossTranscribeDiarizeForConditionalGeneration": writes(audio=_TOWER),
+    "Gemma4ForConditionalGeneration": _GEMMA4,
+    "Gemma4UnifiedForConditionalGeneration": _GEMMA4,
+    "GraniteSpeechForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
+    "GraniteSpeechPlusForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
+    "Qwen2_5OmniThinkerForConditionalGeneration": writes(
+        framing=True, image=("model.visual",), audio=("model.audio_tower",)
+    ),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": writes(
+        framing=True, image=("model.visual",), audio=("model.audio_tower",)
+    ),
 }

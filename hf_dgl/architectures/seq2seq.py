@@ -57,7 +57,7 @@ def _florence2(config: Any) -> dict[str, Modality]:
 
 ROWS: dict[str, Architecture] = {
     "T5Gemma2ForSequenceClassification": Architecture(
-        {"embeddings": _t5gemma2}, absent=f"{gone('image')} {EMPTY}", **READ_FROM_TEXT
+        {"embeddings": _t5gemma2}, f"{gone('image')} {EMPTY}", ("image", "text"), **READ_FROM_TEXT
     ),
     "Florence2ForConditionalGeneration": Architecture({"embeddings": _florence2}, absent=f"{gone('image')} {EMPTY}"),
 }

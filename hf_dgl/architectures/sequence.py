@@ -7,10 +7,22 @@ rows themselves are in `vision_language.py`, `audio_language.py`, `seq2seq.py` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_dgl.method.absence import Tokens, closed, empty_text, other_text, placeholders, prompt_tokens, text_tokens
+import torch
+
+from hf_dgl.method.absence import (
+    Call,
+    Tokens,
+    closed,
+    empty_text,
+    framed,
+    other_text,
+    placeholders,
+    prompt_tokens,
+    text_tokens,
+)
 from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture, Declare
@@ -21,8 +33,18 @@ INPUTS = {
         *("image_grid_thw", "image_sizes", "batch_num_images", "spatial_shapes"),
         *("image_merge_sizes", "video_merge_sizes", "target_sizes", "target_sizes_videos"),
         *("pixel_values_videos", "video_grid_thw", "image_sizes_videos", "second_per_grid_ts"),
+        *(
+            "image_position_ids",
+            "video_position_ids",
+            "num_frames_per_video",
+            "pixel_values_images",
+            "high_res_pixel_values",
+        ),
     ),
-    "audio": ("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
+    "audio": (
+        *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
+        *("padding_mask",),
+    ),
 }
 """The arguments that carry a modality, by any class's name for them. Videos go with the images: one encoder."""
 
@@ -46,9 +68,9 @@ _AROUND = {
 TABLE = "model.language_model.embed_tokens"
 
 
-def places_of(config: Any, modality: str) -> tuple[int, ...]:
+def places_of(config: Any, modality: str, around: bool = True) -> tuple[int, ...]:
     """The tokens in `input_ids` that are an image's (or a video's), or a sound's: first those in whose places features
-    are put, then those that begin and end it.
+    are put, then (`around`) those that begin and end it.
 
     Of an absent image, both are closed. Of an absent text, both stay: models count pictures, and the positions within
     them, from the tokens around them.
@@ -56,14 +78,15 @@ def places_of(config: Any, modality: str) -> tuple[int, ...]:
     Raises:
         ValueError: the config names none.
     """
-    features, around = ([getattr(config, name, None) for name in names[modality]] for names in (_FEATURES, _AROUND))
-    if all(token is None for token in features):
+    names = [*_FEATURES[modality], *(_AROUND[modality] if around else ())]
+    tokens = [getattr(config, name, None) for name in names]
+    if all(token is None for token in tokens[: len(_FEATURES[modality])]):
         name = _FEATURES[modality][0]
         raise ValueError(
             f"The config of model_type {config.model_type!r} has no `{name}`, so the {modality}'s places in "
             f"`input_ids` are not known. Set it, e.g. `config.{name} = processor.{name}`."
         )
-    return tuple(dict.fromkeys(int(token) for token in (*features, *around) if token is not None))
+    return tuple(dict.fromkeys(int(token) for token in tokens if token is not None))
 
 
 def image_token_id(config: Any) -> int:
@@ -93,10 +116,11 @@ def text_modality(config: Any, encoder: Sequence[str], tokens: Tokens) -> Modali
 
 
 def among_text(
-    encoders: dict[str, Sequence[str]],
+    encoders: Mapping[str, Sequence[str]],
     table: str | Sequence[str] = TABLE,
     prompted: bool = True,
     parameters: Sequence[str] = (),
+    framing: bool = False,
 ) -> Declare:
     """Features among the tokens of a text.
 
@@ -105,12 +129,11 @@ def among_text(
         table: The token embeddings; a model may have several.
         prompted: Whether a part of the sequence is an answer, to be predicted token by token.
         parameters: Of the first modality's, those beside its encoder.
+        framing: Whether a medium always stands between two tokens of its own, which the config does not name.
     """
 
     def declare(config: Any) -> dict[str, Modality]:
-        places = {name: places_of(config, name) for name in encoders}
-        all_places = [token for found in places.values() for token in found]
-        tokens = prompt_tokens(*all_places) if prompted else text_tokens(*all_places)
+        media = {name: _tokens_of(config, name, framing) for name in encoders}
         first = next(iter(encoders))
         found = {
             name: Modality(
@@ -118,14 +141,29 @@ def among_text(
                 encoder=encoder,
                 parameters=parameters if name == first else (),
                 absent="omit",
-                hide=closed(placeholders(*places[name]), omit=INPUTS[name]),
+                hide=closed(media[name], omit=INPUTS[name]),
             )
             for name, encoder in encoders.items()
         }
-        tables = [table] if isinstance(table, str) else table
-        return {**found, "text": text_modality(config, tables, tokens)}
+        words = prompt_tokens() if prompted else text_tokens()
+
+        def text(call: Call) -> torch.Tensor:
+            tokens = words(call)
+            for others in media.values():
+                tokens = tokens & ~others(call)
+            return tokens
+
+        return {**found, "text": text_modality(config, [table] if isinstance(table, str) else table, text)}
 
     return declare
+
+
+def _tokens_of(config: Any, modality: str, framing: bool) -> Tokens:
+    named = placeholders(*places_of(config, modality))
+    if not framing:
+        return named
+    around = framed(placeholders(*places_of(config, modality, around=False)))
+    return lambda call: named(call) | around(call)
 
 
 EMPTY = "No text: the empty text, i.e. its first token alone, which is <bos>."
@@ -166,21 +204,26 @@ def classifies(
 ) -> Architecture:
     """The row of a class that tells a label of the whole, or of each token (arguments of [`among_text`])."""
     declare = among_text(encoders, table, prompted=False)
-    return Architecture({"embeddings": declare}, absent=f"{gone(*encoders)} {EMPTY}", note=note, method=method)
+    absent = f"{gone(*encoders)} {EMPTY}"
+    return Architecture({"embeddings": declare}, absent, (*encoders, "text"), method, note)
 
 
 def writes(
     table: str | Sequence[str] = TABLE,
     parameters: Sequence[str] = (),
     note: str = "",
+    framing: bool = False,
     **encoders: Sequence[str],
 ) -> Architecture:
     """The row of a class that writes an answer, token by token (arguments of [`among_text`])."""
-    return written(among_text(encoders, table, parameters=parameters), gone(*encoders), note)
+    declare = among_text(encoders, table, parameters=parameters, framing=framing)
+    return written(declare, gone(*encoders), note, (*encoders, "text"))
 
 
-def written(declare: Declare, absent: str, note: str = "") -> Architecture:
+def written(
+    declare: Declare, absent: str, note: str = "", modalities: tuple[str, ...] = ("image", "text")
+) -> Architecture:
     """As [`writes`], for a declaration of its own; `absent`: in words, of all but the text."""
     note = f"{LEARNS_TO_WRITE} {ANSWER_NOTE} {note}".strip()
     absent = f"{absent} {NO_PROMPT}"
-    return Architecture({"embeddings": declare}, absent=absent, note=note, method="multimodal_truncation")
+    return Architecture({"embeddings": declare}, absent, modalities, "multimodal_truncation", note)

@@ -115,6 +115,7 @@ ROWS: dict[str, Architecture] = {
     "TvpForVideoGrounding": Architecture(
         {"embeddings": _tvp},
         absent=f"No video: no visual tokens. {_EMPTY}",
+        modalities=("video", "text"),
         note="The model works with one video per batch only (`per_device_train_batch_size=1`): with more, its "
         "position embeddings raise.",
     ),

@@ -72,7 +72,9 @@ _BRIDGETOWER = Architecture(
 
 ROWS: dict[str, Architecture] = {
     "CrossModalForSequenceClassification": Architecture(
-        {"encoders": _cross_modal}, absent="The modality is left out; the fusion reads the others."
+        {"encoders": _cross_modal},
+        absent="The modality is left out; the fusion reads the others.",
+        modalities=("any",),
     ),
     "FlavaForSequenceClassification": Architecture(
         {"encoders": _flava}, absent="The modality is left out; the multimodal encoder reads the other's tokens."

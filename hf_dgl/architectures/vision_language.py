@@ -13,13 +13,16 @@ _MERGED = ("model.vision_tower", "model.merger")
 _ALIGNED = ("model.vision_model", "model.aligner")
 _NEWLINE = (r"model\.image_newline$",)  # a learned line break between tiles, put in behind the projection
 _TEXT_MODEL = "model.text_model.embed_tokens"
+_MODERN = "model.text_model.embeddings.tok_embeddings"
 _PADDING = "All-zero `pixel_values` are dropped as padding by the model."
 
 _CLASSIFIERS = {
-    "ModernVBertForSequenceClassification": classifies(
-        "model.text_model.embeddings.tok_embeddings", note=_PADDING, image=_CONNECTED
-    ),
+    "ModernVBertForSequenceClassification": classifies(_MODERN, note=_PADDING, image=_CONNECTED),
     "UltraVBertForSequenceClassification": classifies(_TEXT_MODEL, note=_PADDING, image=_CONNECTED),
+    "ModernVBertForMaskedLM": writes(_MODERN, note=_PADDING, image=_CONNECTED),
+    "ModernVBertForTokenClassification": classifies(_MODERN, note=_PADDING, image=_CONNECTED),
+    "UltraVBertForMaskedLM": writes(_TEXT_MODEL, note=_PADDING, image=_CONNECTED),
+    "UltraVBertForTokenClassification": classifies(_TEXT_MODEL, note=_PADDING, image=_CONNECTED),
     "Gemma3ForSequenceClassification": classifies(image=_TOWER, **READ_FROM_TEXT),
     "Qwen3_5ForSequenceClassification": classifies(image=_VISUAL, **READ_FROM_TEXT),
 }
@@ -27,6 +30,10 @@ _CLASSIFIERS = {
 _WRITERS = {
     "LlavaForConditionalGeneration": writes(image=_TOWER),
     "LlavaNextForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
+    "LlavaNextVideoForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
+    "VideoLlavaForConditionalGeneration": writes(
+        image=("model.video_tower", "model.image_tower", "model.multi_modal_projector")
+    ),
     "LlavaOnevisionForConditionalGeneration": writes(image=_TOWER, parameters=_NEWLINE),
     "Gemma3ForConditionalGeneration": writes(image=_TOWER),
     "PaliGemmaForConditionalGeneration": writes(image=_TOWER),
@@ -80,6 +87,9 @@ _WRITERS = {
     "LightOnOcrForConditionalGeneration": writes(image=("model.vision_encoder", "model.vision_projection")),
     "Ovis2ForConditionalGeneration": writes(image=("model.vision_tower", "model.visual_embeddings_table")),
     "DeepseekVLForConditionalGeneration": writes(image=_ALIGNED),
+    "DeepseekVLHybridForConditionalGeneration": writes(  # reads hidden states of its towers: both end in the aligner
+        image=("model.aligner",), parameters=(r"model\.(vision_model|high_res_vision_\w+)(\.|$)",)
+    ),
     "JanusForConditionalGeneration": writes(image=_ALIGNED),
     "Llama4ForConditionalGeneration": writes(
         "language_model.model.embed_tokens", image=("vision_model", "multi_modal_projector")

@@ -16,15 +16,20 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="where a model's modalities live, and whether DGL is exact on it",
-        usage="hf-dgl inspect [-h] [--traceback] [--list] [MODEL_OR_RECIPE] [--check] [--json] [--picture FILE] "
-        "[--model_class CLASS] [--partition NAME] [--key value ...]",
+        usage="hf-dgl inspect [-h] [--traceback] [--list] [--markdown] [MODEL_OR_RECIPE] [--check] [--json] "
+        "[--picture FILE] [--model_class CLASS] [--partition NAME] [--key value ...]",
         description="Show a model as a tree: what belongs to which modality, what is fusion, where the encoders' "
         "outputs are handed over, sizes, tied and frozen weights. MODEL_OR_RECIPE is a recipe, a folder, a Hub id, or "
         "the name of a known class (then with its default config, without weights).",
     )
     parser.add_argument("model", metavar="MODEL_OR_RECIPE", nargs="?", help="see above")
-    parser.add_argument("--list", action="store_true", help="list the known classes, and what is absent in each")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="list the known classes: modalities, default method, what an absent modality is",
+    )
     parser.add_argument("--check", action="store_true", help="run the leak and the exact-gradient check on a batch")
+    parser.add_argument("--markdown", action="store_true", help="with --list: print a page of Markdown")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--picture", metavar="FILE", help="draw the model to this file (svg, png, pdf)")
     parser.add_argument("--model_class", metavar="CLASS", help="load a checkpoint as this class")
@@ -35,7 +40,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Prints the tree; the exit code is 1 if a check fails."""
     if arguments.list:
-        _print_table(arguments.json)
+        _print_table(arguments.json, arguments.markdown)
         return 0
     if arguments.model is None:
         raise ValueError("Nothing to inspect: give a recipe, a folder, a Hub id or a class, or --list.")
@@ -59,28 +64,24 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if found.passed is False else 0
 
 
-def _print_table(as_json: bool) -> None:
+def _print_table(as_json: bool, as_markdown: bool) -> None:
     from rich.console import Console
 
-    from hf_dgl.architectures import ARCHITECTURES
+    from hf_dgl.analysis.known_models import known_models, known_models_page
 
-    if as_json:
-        rows = {
-            name: {"partitions": list(row.partitions), "method": row.method, "absent": row.absent, "note": row.note}
-            | ({"refused": row.refused} if row.refused else {})
-            for name, row in ARCHITECTURES.items()
-        }
-        print(json.dumps(rows, indent=2))
+    if as_json or as_markdown:
+        print(json.dumps(known_models(), indent=2) if as_json else known_models_page(), end="\n" if as_json else "")
         return
     console = Console(highlight=False, soft_wrap=True)
-    for name, row in ARCHITECTURES.items():
-        if row.refused:
-            console.print(f"[bold]{name}[/bold]: refused. {row.refused}", markup=True)
-        else:
-            console.print(
-                f"[bold cyan]{name}[/bold cyan]: method {row.method}, partition {' or '.join(row.partitions)}"
-            )
-            console.print(f"    {row.absent} {row.note}".rstrip(), markup=False)
+    for name, row in known_models().items():
+        if "refused" in row:
+            console.print(f"[bold]{name}[/bold]: refused. {row['refused']}", markup=True)
+            continue
+        console.print(
+            f"[bold cyan]{name}[/bold cyan]: {', '.join(row['modalities'])}; method {row['method']}, partition "
+            f"{' or '.join(row['partitions'])}"
+        )
+        console.print(f"    {row['absent']} {row['note']}".rstrip(), markup=False)
 
 
 def _print(found: Any) -> None:

@@ -252,6 +252,8 @@ def _answers(gradio: Any, pipe: CrossModalPipeline) -> list[Any]:
     def field(label: str, elem_id: str) -> Any:
         if _is_regression(pipe):
             return gradio.Number(label=label, elem_id=elem_id, interactive=False, min_width=120)
+        if pipe.model.config.problem_type == "regression":  # several quantities, which are no probabilities
+            return gradio.JSON(label=label, elem_id=elem_id, min_width=120)
         return gradio.Label(label=label, elem_id=elem_id, num_top_classes=_TOP_K, min_width=120)
 
     fused = field("all together", "fused")

@@ -163,6 +163,27 @@ def placeholders(*token_ids: int, ids: str = "input_ids") -> Tokens:
     return lambda call: ~text(call)
 
 
+def framed(tokens: Tokens) -> Tokens:
+    """The tokens and one more on each side of them, for a medium that always has a token of its begin and one of its
+    end.
+
+    Example:
+
+        >>> ids = torch.tensor([[5, 8, 60, 60, 9, 6]])
+        >>> framed(image_tokens(60))({"input_ids": ids}).long()
+        tensor([[0, 1, 1, 1, 1, 0]])
+    """
+
+    def wider(call: Call) -> torch.Tensor:
+        found = tokens(call)
+        wide = found.clone()
+        wide[:, 1:] |= found[:, :-1]
+        wide[:, :-1] |= found[:, 1:]
+        return wide
+
+    return wider
+
+
 def after_first(tokens: Tokens) -> Tokens:
     """The tokens but the first of each row, which an empty text keeps."""
 

@@ -196,7 +196,7 @@ class Run:
         if not self.training or cut is None or not cut.reuse:
             self._remembered[call] = map_tensors(torch.Tensor.detach, output)
             return None
-        self._remembered[call] = output
+        self._remembered[call] = _attached(output)  # in a container of its own: models write into what they got
         if call not in cut.exits:  # it feeds the encoder's next module, which sees it as it is
             return None
         share = self.shares[modality]

@@ -337,17 +337,17 @@ def encode(
     return hidden, mask, getattr(output, "hidden_states", None)
 
 
-def _without_time_masks(encoder: PreTrainedModel, waveforms: Tensor) -> dict[str, Tensor]:
+def _without_time_masks(encoder: PreTrainedModel, audio: Tensor) -> dict[str, Tensor]:
     """No SpecAugment for a batch that is shorter than one of its masks (0.2 s), where upstream raises."""
     config: Any = encoder.config
     output_lengths: Any = getattr(encoder, "_get_feat_extract_output_lengths", None)
-    masks = encoder.training and waveforms.ndim == 2 and bool(getattr(config, "mask_time_prob", 0))
+    masks = encoder.training and bool(getattr(config, "mask_time_prob", 0))
     if not masks or output_lengths is None or "mask_time_indices" not in signature(encoder.forward).parameters:
         return {}
-    num_frames = int(output_lengths(waveforms.shape[1]))
+    num_frames = int(output_lengths(audio.shape[1]))
     if num_frames >= config.mask_time_length:
         return {}
-    return {"mask_time_indices": waveforms.new_zeros((waveforms.shape[0], num_frames), dtype=torch.bool)}
+    return {"mask_time_indices": torch.zeros((audio.shape[0], num_frames), dtype=torch.bool, device=audio.device)}
 
 
 def _reads_frames(config: PreTrainedConfig) -> bool:

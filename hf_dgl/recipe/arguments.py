@@ -16,7 +16,7 @@ class ModelArguments:
     """Which model is fine-tuned: encoders from anywhere, joined by a fusion of ours, or a multimodal checkpoint.
 
     Raises:
-        ValueError: if no encoder is named, or an encoder is neither a name nor a mapping with a `model_type`.
+        ValueError: if an encoder is neither a name nor a mapping with a `model_type`.
     """
 
     RANGES: ClassVar[dict[str, str]] = {
@@ -108,13 +108,16 @@ class ModelArguments:
         default=False, metadata={"help": "Run the code that a checkpoint on the Hub brings along."}
     )
 
-    def __post_init__(self) -> None:
+    def check_named(self) -> None:
+        """Refuses a recipe that names no model."""
         if self.encoders is None and self.model_name_or_path is None:
             raise ValueError(
                 "The recipe names no model. Add its encoders, e.g.\nencoders:\n  image: google/vit-base-patch16-224\n"
                 "  text: FacebookAI/roberta-base\n(on the command line `--encoders image=... text=...`), or a "
                 "multimodal checkpoint: `model_name_or_path: facebook/flava-full`."
             )
+
+    def __post_init__(self) -> None:
         if self.model_class is not None and self.model_name_or_path is None:
             raise ValueError("`model_class` is that of `model_name_or_path`: add the latter, or remove `model_class`.")
         if self.encoders is not None and self.model_name_or_path is not None:
@@ -134,6 +137,9 @@ class ModelArguments:
                     f"(e.g. `model_type: vit`), or `checkpoint`; got the keys {sorted(encoder)}."
                 )
             if isinstance(encoder, Mapping):
+                for key in {"model_type", "checkpoint"} & set(encoder):
+                    if not isinstance(encoder[key], str) or not encoder[key]:
+                        raise ValueError(f"encoders: {name}: {key}: expected a word, got {encoder[key]!r}.")
                 check_nested(f"encoders: {name}", encoder)
             if not isinstance(encoder, (str, Mapping)):
                 raise ValueError(
@@ -183,10 +189,10 @@ class DataArguments:
     """
 
     RANGES: ClassVar[dict[str, str]] = {
-        "max_train_samples": "[1, inf)",
-        "max_eval_samples": "[1, inf)",
+        "max_train_samples": "[1, 1000000000000]",
+        "max_eval_samples": "[1, 1000000000000]",
         "dataset_seed": "[0, 4294967295]",
-        "shuffle_buffer_size": "[1, inf)",
+        "shuffle_buffer_size": "[1, 1000000000]",
         "max_audio_seconds": "(0, 86400]",
         "preprocessing_num_workers": "[1, 1024]",
     }
@@ -204,8 +210,9 @@ class DataArguments:
     column_mapping: dict[str, str] | str | None = field(
         default=None,
         metadata={
-            "help": "Which column holds what: `image=img text=caption label=class`. Default: the columns bear these "
-            "names."
+            "help": "Which column holds what: `image=img text=caption label=class`. `image=media.image`: a field of a "
+            "column of objects; `label=[price, weight]` (short: `--label price weight`): several numbers to predict. "
+            "Default: the columns bear these names."
         },
     )
     train_split: str = field(default="train", metadata={"help": "Name of the split to train on."})

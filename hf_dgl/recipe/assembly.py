@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,12 +105,12 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     return Parts(model, processor, rows, _collator(model, processor, recipe.data.max_audio_seconds))
 
 
-def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
+def load_splits(recipe: Recipe, modalities: Sequence[str] | None) -> DatasetDict:
     """The recipe's data as `train`, `validation` and `test`, with a column per modality and `label`.
 
     Args:
         recipe: Its `data` says what is read.
-        modalities: The columns that are wanted.
+        modalities: The columns that are wanted; None: all.
 
     Raises:
         ValueError: if there is no such data set, split or column, or it is empty.
@@ -234,8 +235,28 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec |
             encoders = quantized(encoders, recipe.model.bits)
         names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
         fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
-        model = CrossModalForSequenceClassification.from_encoders(encoders, **head, **fusion, **_hub_kwargs(recipe))
+        with _explained(recipe):
+            model = CrossModalForSequenceClassification.from_encoders(
+                encoders, **head, **fusion, **_hub_kwargs(recipe)
+            )
     return model if recipe.model.peft is None else _with_adapters(model, recipe, encoders)
+
+
+@contextmanager
+def _explained(recipe: Recipe) -> Iterator[None]:
+    """What encoders from scratch raise whose settings do not go together: they check few of them themselves."""
+    try:
+        yield
+    except (TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
+        wanted: Any = recipe.model.encoders
+        from_scratch = [name for name, encoder in wanted.items() if isinstance(encoder, Mapping)]
+        if not from_scratch:
+            raise
+        raise ValueError(
+            f"encoders: no model can be built from the settings of {' and '.join(from_scratch)} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Do their widths, heads and sizes go "
+            "together?"
+        ) from error
 
 
 def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, encoders: Mapping[str, Any]) -> Any:

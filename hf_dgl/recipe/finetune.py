@@ -232,6 +232,7 @@ def _warn_of_no_use(metrics: Mapping[str, Any], splits: Mapping[str, Any], probl
 def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     if trainer.is_world_process_zero():
         folder = Path(str(trainer.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if recipe.model.merges_adapters:

@@ -85,7 +85,9 @@ class Recipe:
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | os.PathLike[str] | None, overrides: Sequence[str] = (), needs_model: bool = True
+) -> Recipe:
     """Read a recipe and apply the command line's overrides to it.
 
     Args:
@@ -94,6 +96,7 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
         overrides: Words of a command line: `--key value`, `--key=value`, `--flag`; `--key name=value name=value` for
             keys that hold a mapping, which changes the entries it names and leaves the others as the recipe has them;
             `--key '{name: null}'` removes an entry.
+        needs_model: Whether a recipe without a model is an error; merely to look at data there need be none.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -110,7 +113,7 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
             value = {name: entry for name, entry in {**before, **value}.items() if entry is not None}
         values[key] = _typed(key, value)
     name = _name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
-    return _build(values, name)
+    return _build(values, name, needs_model)
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -140,7 +143,7 @@ def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
     return _build({key: _typed(key, value) for key, value in values.items()}, name)
 
 
-def _build(values: dict[str, Any], name: str) -> Recipe:
+def _build(values: dict[str, Any], name: str, needs_model: bool = True) -> Recipe:
     values = with_one_modality({"output_dir": os.path.join("outputs", name), **values})
     used = dict(values)
     if "LOCAL_RANK" not in os.environ:  # one process, which upstream would take for one of several (`hf-dgl evaluate`)
@@ -148,6 +151,8 @@ def _build(values: dict[str, Any], name: str) -> Recipe:
     model, data, training = (
         owner(**{f.name: used[f.name] for f in dataclasses.fields(owner) if f.name in used}) for owner in _OWNERS
     )
+    if needs_model:
+        model.check_named()
     return Recipe(model=model, data=data, training=training, values=values)
 
 

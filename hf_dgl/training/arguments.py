@@ -15,6 +15,8 @@ from hf_dgl.method.modalities import did_you_mean
 
 from .ranges import check_ranges
 
+BALANCED = "balanced"
+
 PER_MODALITY = ("alpha", "multimodal_to_encoders", "encoder_learning_rate")
 """Settings that are one number, or one per modality. `str` comes second in their types, and None is among them: so
 `HfArgumentParser` leaves them to us as words."""
@@ -162,6 +164,20 @@ class DGLTrainingArguments(TrainingArguments):
             "global norm lets them scale one another. Default: True, except for `joint` and the baselines by others."
         },
     )
+    class_weights: dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of the classes in the loss: `balanced` (rare classes count more), or `cat=2 dog=1` by "
+            "name, where others weigh 1. With several labels per row the weight is that of a class's positive rows."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when `metric_for_best_model` (default: the validation loss) has not improved for so many "
+            "evaluations. With `load_best_model_at_end` the best model stays."
+        },
+    )
     log_gradients: bool = field(
         default=False,
         metadata={
@@ -179,8 +195,10 @@ class DGLTrainingArguments(TrainingArguments):
         for name in PER_MODALITY:
             setattr(self, name, _parsed(name, getattr(self, name)))
         self.learning_rate_mapping = _entries(self.learning_rate_mapping)
+        self.class_weights = _weights(self.class_weights)
         check_ranges(self)
         self._check_method()
+        self._check_early_stopping()
         self.learning_rates_by_pattern()
         self.direction_is_given = self.greater_is_better is not None  # upstream fills in its own rule
         if self.clip_by_group is None:
@@ -217,6 +235,17 @@ class DGLTrainingArguments(TrainingArguments):
                 f"`modality: {self.modality}` is for `method: unimodal`, got `method: {self.method}`. Change the "
                 "method to train this modality alone, or remove `modality` to train all."
             )
+
+    def _check_early_stopping(self) -> None:
+        if self.early_stopping_patience is None:
+            return
+        if self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience: expected 1 or more, got {self.early_stopping_patience}.")
+        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            raise ValueError(
+                "`early_stopping_patience` counts evaluations, and there are none: set e.g. `eval_strategy: epoch`."
+            )
+        self.metric_for_best_model = self.metric_for_best_model or "loss"
 
     def learning_rates_by_pattern(self) -> dict[str, float]:
         """`learning_rate_mapping` with its patterns and numbers checked."""
@@ -277,3 +306,21 @@ def _entries(value: Any) -> Any:
         return yaml.safe_load(value)  # JSON is YAML
     words = value.replace(",", " ").split()
     return {name: number for name, _, number in (word.rpartition("=") for word in words)}
+
+
+def _weights(value: Any) -> Any:
+    """`class_weights`, with its numbers checked."""
+    value = _entries(value)
+    if value is None or value == BALANCED:
+        return value
+    try:
+        weights = {str(name): float(weight) for name, weight in value.items()}
+    except (AttributeError, TypeError, ValueError):
+        weights = {}
+    if not weights or not all(0 <= weight < float("inf") for weight in weights.values()):
+        near = did_you_mean(value, [BALANCED]) if isinstance(value, str) else "."
+        raise ValueError(
+            f"class_weights: expected `balanced`, or one number (0 or more) per class, got {value!r}{near} E.g. "
+            "`class_weights: {cat: 2.0, dog: 1.0}`; on the command line `--class_weights cat=2 dog=1`."
+        )
+    return weights

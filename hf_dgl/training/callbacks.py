@@ -11,8 +11,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from hf_dgl.method.adaptive import Explained
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.explained import Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.passes import MULTIMODAL
 
@@ -21,33 +21,30 @@ from .checkpoints import newest_complete
 logger = logging.get_logger(__name__)
 
 
-class SaveAfterTheEpoch(TrainerCallback):
-    """Makes a checkpoint of the last step of an epoch, or of all, wait for what is due at the end of the epoch.
-
-    A run that is resumed from it begins with the next epoch. An evaluation at the end of the old one would be left
-    out, and the random numbers after it would be others than those of the uninterrupted run.
+class NoteEpochs(TrainerCallback):
+    """Notes whether the last step of an epoch was saved before what is due at the end of the epoch.
 
     Example:
 
-        >>> trainer.add_callback(SaveAfterTheEpoch())
+        >>> trainer.add_callback(NoteEpochs())
     """
 
     def __init__(self) -> None:
-        self._waits = False
+        self._saved_step: int | None = None
+        self.is_saved_at_last_step = False
 
-    def on_step_end(
+    def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        ends = control.should_training_stop or float(state.epoch or 0.5).is_integer()
-        self._waits = control.should_save and ends
-        if self._waits:
-            control.should_save = False
+        self._saved_step, self.is_saved_at_last_step = None, False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_step = state.global_step
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        control.should_save |= self._waits
-        self._waits = False
+        self.is_saved_at_last_step = self._saved_step == state.global_step
 
 
 class LeaveInputsAlone(TrainerCallback):
@@ -92,7 +89,8 @@ class ComeLast(TrainerCallback):
 
 
 class RememberExplained(TrainerCallback):
-    """Keeps the running shares of [`Explained`] in a checkpoint's `trainer_state.json`, and goes on from them.
+    """Ends the steps of [`Explained`]; keeps its running shares in a checkpoint's `trainer_state.json`, and goes on
+    from them.
 
     Args:
         explained: Gives what is kept; None: nothing is.
@@ -102,7 +100,7 @@ class RememberExplained(TrainerCallback):
         >>> trainer.add_callback(RememberExplained(lambda: trainer.explained))
     """
 
-    _KEY = "Explained"
+    KEY = "Explained"
 
     def __init__(self, explained: Callable[[], Explained | None]) -> None:
         self._explained = explained
@@ -111,9 +109,16 @@ class RememberExplained(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         states: Any = state.stateful_callbacks  # a dict by now, whatever its annotation says
-        explained, kept = self._explained(), states.get(self._KEY)
+        explained, kept = self._explained(), states.get(self.KEY)
         if explained is not None and kept is not None:
             explained.load_state_dict(kept)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        explained = self._explained()
+        if explained is not None:
+            explained.step(args.device)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -129,7 +134,7 @@ class RememberExplained(TrainerCallback):
         explained = self._explained()
         if explained is not None and control.should_save:
             states: Any = state.stateful_callbacks
-            states[self._KEY] = explained.state_dict()
+            states[self.KEY] = explained.state_dict()
 
 
 class BlendAtEvaluations(TrainerCallback):
@@ -143,7 +148,7 @@ class BlendAtEvaluations(TrainerCallback):
         >>> trainer.add_callback(BlendAtEvaluations(trainer))
     """
 
-    _KEY = "Blending"
+    KEY = "Blending"
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -159,8 +164,8 @@ class BlendAtEvaluations(TrainerCallback):
                 f"and set e.g. `eval_strategy: epoch` (got {str(args.eval_strategy)!r})."
             )
         states: Any = state.stateful_callbacks
-        if self._KEY in states:
-            self._trainer.blending.load_state_dict(states[self._KEY])
+        if self.KEY in states:
+            self._trainer.blending.load_state_dict(states[self.KEY])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
@@ -189,7 +194,40 @@ class BlendAtEvaluations(TrainerCallback):
     def _keep(self, state: TrainerState) -> None:
         if self._trainer.blending is not None:
             states: Any = state.stateful_callbacks
-            states[self._KEY] = self._trainer.blending.state_dict()
+            states[self.KEY] = self._trainer.blending.state_dict()
+
+
+class CheckTheFirstBackward(TrainerCallback):
+    """Asks the net below all losses ([`hf_dgl.method.net`]) after the first backward; later it has nothing to say.
+
+    Args:
+        handle: Gives the one of the model in training.
+
+    Raises:
+        RuntimeError: a unimodal loss trained nothing.
+
+    Example:
+
+        >>> trainer.add_callback(CheckTheFirstBackward(lambda: trainer.disentangled))
+    """
+
+    def __init__(self, handle: Callable[[], Disentangled | None]) -> None:
+        self._handle = handle
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._verify()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._verify()
+
+    def _verify(self) -> None:
+        handle = self._handle()
+        if handle is not None:
+            handle.net.verify()
 
 
 class WarnWhenStarved(TrainerCallback):
@@ -231,6 +269,10 @@ class StopWhenNotFinite(TrainerCallback):
     It looks at what is logged and, where a checkpoint is due, at the weights: reading the loss at every step would
     make the processor wait for the accelerator.
 
+    Args:
+        is_never_finite: Under fp16, whose scaler leaves out a step that is not finite: whether no step is any more. It
+            is asked in place of looking at the losses.
+
     Raises:
         FloatingPointError: says at which step it was noticed and what to change.
 
@@ -239,9 +281,16 @@ class StopWhenNotFinite(TrainerCallback):
         >>> trainer.add_callback(StopWhenNotFinite())
     """
 
+    def __init__(self, is_never_finite: Callable[[], bool] | None = None) -> None:
+        self._is_never_finite = is_never_finite
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
+        if self._is_never_finite is not None:
+            if "loss" in (logs or {}) and self._is_never_finite():
+                raise _not_finite("The loss of many batches in a row is not finite", args, state)
+            return
         for key, value in (logs or {}).items():
             if key.startswith("loss") and isinstance(value, float) and not math.isfinite(value):
                 raise _not_finite(f"The loss ({key}) is {value}", args, state)

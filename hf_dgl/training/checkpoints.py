@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -275,6 +275,36 @@ def replaced_at_once(folder: str | os.PathLike[str]) -> Iterator[str]:
             os.replace(draft / path, target / path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def amended(folder: str | os.PathLike[str], is_writer: bool, wait: Callable[[], None]) -> Iterator[str]:
+    """Gives a folder for files of a complete checkpoint that are written again; they replace it when the block ends.
+
+    The manifest goes first: until it is written anew, the checkpoint is one without.
+
+    Args:
+        folder: The checkpoint.
+        is_writer: Whether this process moves the files.
+        wait: For all processes.
+
+    Example:
+
+        >>> with amended("outputs/image_text/checkpoint-500", True, lambda: None) as draft:
+        ...     trainer.state.save_to_json(os.path.join(draft, "trainer_state.json"))
+    """
+    draft = Path(folder) / _DRAFT
+    if is_writer:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    wait()
+    yield str(draft)
+    wait()
+    if is_writer:
+        (Path(folder) / MANIFEST).unlink(missing_ok=True)
+        for path in [path for path in sorted(draft.rglob("*")) if path.is_file()]:
+            os.replace(path, Path(folder) / path.relative_to(draft))
+        shutil.rmtree(draft)
 
 
 def check_can_write(output_dir: str | os.PathLike[str]) -> None:

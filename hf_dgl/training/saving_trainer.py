@@ -10,16 +10,22 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers.trainer
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import Trainer
+from transformers.optimization import GreedyLR
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, has_length
 
 from hf_dgl.data.streaming import place_in_stream
-from hf_dgl.hub.model_card import create_model_card
+from hf_dgl.hub.model_card import create_model_card, is_card_of_others
 from hf_dgl.hub.uploads import copy_what_upstream_does_not, uploads
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.models.adapters import complete_adapter
@@ -29,7 +35,9 @@ from hf_dgl.reports.model_picture import MODEL_PICTURE, draw_model
 from hf_dgl.reports.model_tree import inspect_model
 
 from .arguments import DGLTrainingArguments
+from .callbacks import BlendAtEvaluations, NoteEpochs, RememberExplained
 from .checkpoints import (
+    amended,
     check_can_write,
     explaining_a_full_disk,
     fault,
@@ -44,6 +52,9 @@ from .sums import SUMS, RememberSums
 
 RESUMED = "ResumedWith"
 """Where `trainer_state.json` keeps the settings that changed when a run was resumed."""
+
+KEPT_BY_US = (SUMS, RESUMED, RememberExplained.KEY, BlendAtEvaluations.KEY)
+"""What `trainer_state.json` keeps of ours among `stateful_callbacks`."""
 
 
 class SavingTrainer(Trainer):
@@ -62,6 +73,12 @@ class SavingTrainer(Trainer):
     seconds_before: float = 0.0
     _settings: Mapping[str, Any] = {}
     _changes: Sequence[str] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Notes where epochs end."""
+        super().__init__(*args, **kwargs)
+        self._epochs = NoteEpochs()
+        self.add_callback(self._epochs)
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -94,7 +111,13 @@ class SavingTrainer(Trainer):
         with explaining_a_full_disk(folder):
             if self.args.should_save:
                 check_can_write(folder)
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            try:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            except UnpicklingError as error:  # torch reads them with `weights_only=True`
+                raise ValueError(
+                    f"Cannot resume from {resume_from_checkpoint}: it holds other objects than tensors and numbers, "
+                    "which could be any code. No Trainer wrote that."
+                ) from error
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
@@ -139,6 +162,11 @@ class SavingTrainer(Trainer):
                 f"The best model was to be loaded from {best} at the end of training, but {problem}. The newest "
                 "checkpoint holds the last one: resume with `--load_best_model_at_end false` to end with that."
             )
+        model = self.accelerator.unwrap_model(self._plain_model)
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if hasattr(model, "peft_config") and not is_sharded and any(Path(best).glob("*/adapter_model*")):
+            self._load_from_checkpoint(best)  # adapters with names lie in folders, where upstream does not look here
+            return
         super()._load_best_model()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -153,6 +181,47 @@ class SavingTrainer(Trainer):
             newest = os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             write_manifest(newest, self._settings)
             rotate(folder, self.args.save_total_limit, {newest, self.state.best_model_checkpoint})
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Amends the checkpoint of an epoch's last step by what is done after it, at the end of the epoch.
+
+        A run that resumes from it begins with the next epoch: without, it would lack that evaluation (and the best
+        model), and draw other random numbers. It is saved before, so that an interruption does not lose the epoch.
+        """
+        super()._run_epoch(*args, **kwargs)
+        if self._epochs.is_saved_at_last_step:
+            with explaining_a_full_disk(str(self.args.output_dir)):
+                self._amend_checkpoint(kwargs.get("trial"))
+
+    def _amend_checkpoint(self, trial: Any) -> None:
+        folder = self._get_output_dir(trial=trial)
+        newest = os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        best = os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if self.state.best_global_step and os.path.isdir(best):
+            self.state.best_model_checkpoint = best
+        states: Any = self.state.stateful_callbacks
+        states[SUMS] = self.sums()
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            name = type(callback).__name__
+            if isinstance(callback, ExportableState) and not isinstance(states.get(name), list):
+                states[name] = callback.state()
+        with amended(newest, self.args.should_save, self.accelerator.wait_for_everyone) as draft:
+            if not self.args.save_only_model:
+                self._save_rng_state(draft)
+                if isinstance(self.lr_scheduler, (ReduceLROnPlateau, GreedyLR)):  # which evaluations have moved
+                    self._save_optimizer_and_scheduler(draft)
+            if self.args.should_save:
+                self.state.save_to_json(os.path.join(draft, TRAINER_STATE_NAME))
+        if self.args.should_save:
+            write_manifest(newest, self._settings)
+            rotate(folder, self.args.save_total_limit, {newest, self.state.best_model_checkpoint})
+
+    def _load_callback_state(self) -> None:
+        """Upstream would warn that it does not know what our callbacks keep, and restore by themselves."""
+        states: Any = self.state.stateful_callbacks
+        own = {name: states.pop(name) for name in KEPT_BY_US if name in states}
+        super()._load_callback_state()
+        states.update(own)
 
     def sums(self) -> dict[str, Any]:
         """What a checkpoint keeps of the sums that run over the steps (of all processes, which all have to ask)."""
@@ -186,7 +255,8 @@ class SavingTrainer(Trainer):
             with self._without_token():  # upstream pickles the arguments into training_args.bin
                 super()._save(draft, state_dict)
             complete_adapter(self.accelerator.unwrap_model(self._plain_model), draft)
-            if os.path.abspath(folder) != os.path.abspath(str(self.args.output_dir)):
+            is_elsewhere = os.path.abspath(folder) != os.path.abspath(str(self.args.output_dir))
+            if is_elsewhere and not is_card_of_others(os.path.join(folder, "README.md")):
                 create_model_card(self, checkpoint=folder).save(os.path.join(draft, "README.md"))
 
     @contextmanager

@@ -24,8 +24,10 @@ hence [`objective`]. Trials are chosen by the validation split; the test split s
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from transformers.trainer_utils import default_compute_objective
 
 Range = tuple[float, float]
 
@@ -99,6 +101,26 @@ def objective(metric: str) -> Callable[[Mapping[str, float]], float]:
             known = [name.removeprefix("eval_") for name in metrics if name.startswith("eval_")]
             raise ValueError(f"objective: there is no metric {metric!r}. There are: {known}.")
         return metrics[key]
+
+    return value
+
+
+def default_objective(modalities: Sequence[str]) -> Callable[[Mapping[str, float]], float]:
+    """Upstream's default objective (the loss, or else the sum of all metrics), of the fused predictions alone.
+
+    Args:
+        modalities: Whose own scores do not count.
+
+    Example:
+
+        >>> default_objective(["image"])({"eval_loss": 0.5, "eval_accuracy": 0.8, "eval_accuracy_image": 0.6})
+        0.8
+    """
+    own = tuple(f"_{name}" for name in modalities)
+
+    def value(metrics: Mapping[str, float]) -> float:
+        fused = {key: score for key, score in metrics.items() if not key.endswith((*own, "modality_gap"))}
+        return default_compute_objective(fused)
 
     return value
 

@@ -6,42 +6,41 @@ in `saving_trainer.py`, what published baselines add is in `baseline_trainer.py`
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
 from hf_dgl.architectures.attach import found_by_data_flow
-from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.explained import ChanceLevel, Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
-from hf_dgl.method.outputs import entry
-from hf_dgl.method.passes import MULTIMODAL
 from hf_dgl.method.traces import random_numbers_kept
 
 from .arguments import DGLTrainingArguments, numbers
 from .best_metric import check_before_training, check_measured, greater_is_better
 from .callbacks import (
+    CheckTheFirstBackward,
     ComeLast,
     LeaveInputsAlone,
     RememberExplained,
-    SaveAfterTheEpoch,
     StopWhenNotFinite,
     WarnWhenStarved,
 )
+from .class_weights import CheckThatItCounts, WeightedLoss, weighted_loss
 from .evaluation import EvaluatingTrainer
 from .groups import check_learning_rates, clip_by_group, freeze, learning_rates, split_by_learning_rate
+from .lengths import STRATEGIES, with_lengths
 from .metrics import compute_metrics_for
 from .parallelism import refuse_what_is_not_exact
-from .sums import RunningMeans
+from .search import default_objective
 from .takeover import take_over
 
 logger = logging.get_logger(__name__)
@@ -103,11 +102,11 @@ class DGLTrainer(EvaluatingTrainer):
         if not isinstance(args, DGLTrainingArguments):
             raise ValueError(f"`args` must be DGLTrainingArguments(...), got {type(args).__name__}.")
         _check_dataset("train_dataset", train_dataset)
+        callbacks = _with_early_stopping(args, callbacks)
         self._declared = modalities
-        self._terms = RunningMeans()  # of the loss, since the last log
         self._group_norms: dict[str, torch.Tensor] = {}
+        self._weighted: WeightedLoss | None = None
         self._split_optimizer: weakref.ref[torch.optim.Optimizer] | None = None
-        self.explained: Explained | None = None
         super().__init__(
             model=model,
             args=args,
@@ -125,14 +124,9 @@ class DGLTrainer(EvaluatingTrainer):
         )
         if self.optimizer is not None:
             self._check_own_optimizer()
+        self._weigh_classes()
         self._begin_with(self._plain_model)
         assert self.disentangled is not None
-        # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
-        self.model_accepts_loss_kwargs = False
-        if self.label_smoother is not None:
-            self.label_smoother = functools.partial(self._total_of, self.label_smoother)  # type: ignore[assignment]
-        if self.compute_loss_func is not None:
-            self.compute_loss_func = functools.partial(self._total_of, self.compute_loss_func)
         problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
         if self.compute_metrics is None and problem_type is not None:
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
@@ -145,17 +139,21 @@ class DGLTrainer(EvaluatingTrainer):
         self._settle_direction()
         self.add_callback(LeaveInputsAlone())
         self.add_callback(ComeLast(lambda: self.disentangled))
-        self.add_callback(StopWhenNotFinite())
+        self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
+        self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
-        self.add_callback(SaveAfterTheEpoch())
         self.add_callback(RememberExplained(lambda: self.explained))
 
     def _begin_with(self, model: nn.Module) -> None:
         """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
         self.disentangled = self._attach(model)
         problem_type = getattr(getattr(model, "config", None), "problem_type", None)
-        self.explained = None if problem_type is None else self._explain(model, problem_type)
         self._begin_baseline(self.disentangled, problem_type)
+        self.explained = None
+        if problem_type is not None and (self.disentangled.has_passes or self._method.adaptive):
+            config: Any = model.config
+            width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
+            self.explained = Explained(list(self.disentangled.alpha), ChanceLevel(problem_type, width or 1))
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)
@@ -229,6 +227,28 @@ class DGLTrainer(EvaluatingTrainer):
             self.remove_callback(WarnWhenStarved)
             self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
 
+    def _weigh_classes(self) -> None:
+        """`class_weights` is a `compute_loss_func`."""
+        wanted = self.args.class_weights
+        if wanted is None:
+            return
+        other = "compute_loss_func" if self.compute_loss_func is not None else "label_smoothing_factor"
+        if self.compute_loss_func is not None or self.args.label_smoothing_factor:
+            raise ValueError(f"`class_weights` and `{other}` both say what the loss is: remove one of them.")
+        config = getattr(below_adapters(self._plain_model), "config", None)
+        self._weighted = weighted_loss(wanted, config, self.train_dataset)
+        self.compute_loss_func = self._weighted
+        self.add_callback(CheckThatItCounts(self._weighted))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """With `class_weights`, what the weighted sum is divided by."""
+        if self._weighted is None or not batch_samples or "labels" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        items = torch.stack([self._weighted.items(batch["labels"]) for batch in batch_samples]).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self.accelerator.gather(items.reshape(1)).sum()
+        return items
+
     def _settle_direction(self) -> None:
         """Which checkpoint is the best one is told by the metric, unless the user has."""
         metric = self.args.metric_for_best_model
@@ -250,6 +270,38 @@ class DGLTrainer(EvaluatingTrainer):
         check_measured(self.args.metric_for_best_model, metrics)
         return super()._determine_best_metric(metrics, trial)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Groups rows by the length of their text or audio, where upstream would take that of an image's path."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(self._with_lengths(dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """As the rows to train on."""
+        return super()._get_eval_sampler(self._with_lengths(eval_dataset))
+
+    def _with_lengths(self, dataset: Any) -> Any:
+        if str(self.args.train_sampling_strategy) not in STRATEGIES:
+            return dataset
+        return with_lengths(dataset, self.processing_class, self.args.length_column_name)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[..., Any] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Callable[..., str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Without an objective, upstream's is told by the fused scores alone, as if no modality had its own."""
+        if compute_objective is None:
+            assert self.disentangled is not None
+            compute_objective = default_objective(list(self.disentangled.partition.modalities))
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+        )
+
     def continue_with(self, model: nn.Module) -> None:
         """Puts a whole model in the place of the trained one (its adapters merged): to be scored and saved."""
         assert self.disentangled is not None
@@ -258,98 +310,26 @@ class DGLTrainer(EvaluatingTrainer):
         self.model = self.model_wrapped = model.to(self.args.device)
         self.disentangled = self._attach(model)
 
-    # ---- losses -----------------------------------------------------------------------------------------------
-
-    def _total_of(
-        self, criterion: Callable[..., torch.Tensor], outputs: Any, labels: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """A loss computed from outputs (label smoothing, `compute_loss_func`) becomes the sum over all terms."""
-        assert self.disentangled is not None
-        if not self._plain_model.training or entry(outputs, "unimodal") is None:
-            return criterion(outputs, labels, **kwargs)
-        return self.disentangled.loss(outputs, lambda output: criterion(output, labels, **kwargs))
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Keeps the terms of the loss for `log`, on the device, without waiting for it; adapts their weights."""
-        training, labels = self._plain_model.training, inputs.get("labels")
-        adaptive = self._method.adaptive
-        if training and adaptive:
-            assert self.disentangled is not None
-            adapt(self.disentangled, self._explained_by(inputs), self._factors)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if training:
-            terms = entry(outputs, "losses") or {MULTIMODAL: loss}
-            for name, term in terms.items():
-                self._terms.add(name, term)
-            if self.explained is not None and labels is not None and (adaptive or len(terms) > 1):
-                self.explained.update(terms, labels)
-            loss = self._baseline_loss(loss, terms, entry(outputs, "unimodal"), inputs, labels)
-        else:
-            self._keep_losses(entry(outputs, "losses") or {}, inputs)
-        return (loss, outputs) if return_outputs else loss
-
-    def _explain(self, model: nn.Module, problem_type: str) -> Explained:
-        """Begins to follow what each modality explains of the labels."""
-        assert self.disentangled is not None
-        config: Any = model.config
-        width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
-        chance = ChanceLevel(problem_type, width or 1)
-        return Explained(list(self.disentangled.partition.modalities), chance, everywhere=self._method.adaptive)
-
-    def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
-        if self.explained is None:
-            raise ValueError(
-                "`method: adaptive_dgl` weighs losses by what a constant prediction would lose, which is known for "
-                "classification and regression: set `model.config.problem_type`, or use another method. A "
-                "module without a config can have one: `model.config = transformers.PreTrainedConfig(problem_type="
-                "'single_label_classification', num_labels=2)`."
-            )
-        return self.explained
+    # ---- logs -------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and what is known of the gradients."""
+        """Adds what is known of the gradients: norms by group, and at the encoders' outputs."""
         if "loss" in logs:
-            logs.update({f"loss_{name}": mean for name, mean in self._mean_terms().items()})
             logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
-            logs.update(self._explained_so_far())
             if self.disentangled is not None and self.disentangled.meter is not None:
                 names = list(self.disentangled.partition.modalities)
                 logs.update(self.disentangled.meter.means(names, self.args.device, self.accelerator.reduce))
-            self._terms.clear()
         super().log(logs, start_time)
 
-    def _explained_so_far(self) -> dict[str, float]:
-        """`explained_image`, ...: what each explains of the labels, 0 to 1; `alpha_image`, ... where they adapt."""
-        if self.explained is None or self.explained.state_dict()["running"] is None:
-            return {}
-        assert self.disentangled is not None
-        found = {f"explained_{name}": float(share) for name, share in self.explained.shares().items()}
-        if self._method.adaptive:
-            found |= {f"alpha_{name}": float(alpha) for name, alpha in self.disentangled.alpha.items()}
-        return found
-
-    def _mean_terms(self) -> dict[str, float]:
-        """Means over the steps since the last log and over all processes, gathered in one go."""
-        return self._terms.means(self._names_of_terms(), self.args.device, self.accelerator.reduce)
-
-    def _names_of_terms(self) -> list[str]:
-        assert self.disentangled is not None
-        return [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
-
     def sums(self) -> dict[str, Any]:
-        """Adds what is to be logged next: the terms of the loss, and what is known of the gradients."""
-        terms = self._terms.state_dict(self._names_of_terms(), self.args.device, self.accelerator.reduce)
+        """Adds what is known of the gradients and is to be logged next."""
         meter = None if self.disentangled is None else self.disentangled.meter
         kept = {name: rule.state_dict() for name, rule in [("meter", meter), ("modulation", self.modulation)] if rule}
-        return {**super().sums(), "terms": terms, **kept}
+        return {**super().sums(), **kept}
 
     def load_sums(self, kept: Mapping[str, Any]) -> None:
-        """Goes on with them."""
+        """Goes on with it."""
         super().load_sums(kept)
-        if self.is_world_process_zero():  # the sums are over all processes
-            self._terms.load_state_dict(kept.get("terms", {}), self.args.device)
         meter = None if self.disentangled is None else self.disentangled.meter
         for name, rule in [("meter", meter), ("modulation", self.modulation)]:
             if rule and name in kept:
@@ -405,6 +385,15 @@ class DGLTrainer(EvaluatingTrainer):
         self.accelerator.unscale_gradients()
         self._group_norms = clip_by_group(self.disentangled.partition, self.args.max_grad_norm)
         return torch.stack(list(self._group_norms.values())).norm()
+
+
+def _with_early_stopping(args: DGLTrainingArguments, callbacks: Any) -> Any:
+    """The callbacks, and the one that `early_stopping_patience` asks for."""
+    if args.early_stopping_patience is None:
+        return callbacks
+    if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or []):
+        raise ValueError("`early_stopping_patience` and an EarlyStoppingCallback in `callbacks`: remove one of them.")
+    return [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

@@ -296,6 +296,9 @@ def test_every_known_row_is_described():
         if not row.refused:
             assert row.absent.endswith("."), name
             assert row.method in ("dgl", "multimodal_truncation"), name
+            if row.modalities != ("any",):
+                model, _ = {**TINY, **SHRUNK}[name]()
+                assert set(row.modalities) == set(modalities_of(model)), name
 
 
 def test_zeros_that_are_attended_are_never_trained_by_full_dgl():

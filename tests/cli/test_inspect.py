@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -28,9 +29,18 @@ def test_the_list_names_every_class(capsys):
     assert main(["inspect", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert set(listed) == set(ARCHITECTURES)
-    assert all(row["absent"] or row.get("refused") for row in listed.values())
+    known = [row for row in listed.values() if "refused" not in row]
+    assert all(row["absent"] and row["modalities"] and row["method"] for row in known)
     assert main(["inspect", "--list"]) == 0
     assert "CLIPModel" in capsys.readouterr().out
+
+
+def test_the_page_of_known_models_is_current(capsys):
+    assert main(["inspect", "--list", "--markdown"]) == 0
+    page = Path("recipes/models.md")
+    assert capsys.readouterr().out == page.read_text(encoding="utf-8"), (
+        f"write it anew: hf-dgl inspect --list --markdown > {page}"
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["CLIPModel"]])

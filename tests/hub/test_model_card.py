@@ -182,3 +182,43 @@ def test_other_models_get_a_card_too(tmp_path: Path) -> None:
     card = create_model_card(DGLTrainer(CLIPModel(config), args, modalities=modalities))
     assert "from transformers import CLIPModel" in card.text
     assert "Reads image and text" in card.text
+
+
+EVIL = [
+    "a`b",
+    "``",
+    "two\nlines",
+    "# heading\n\n# heading",
+    "<script>alert(1)</script>",
+    "![x](y)",
+    "a|b",
+    "{{ 7*7 }}",
+    " ",
+]
+
+
+def test_whatever_labels_titles_and_data_sets_hold_is_shown_as_it_is(
+    result: FinetuneResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markdown_it = pytest.importorskip("markdown_it")
+    trainer, name = result.trainer, "my <b>model</b> `x`\n# Evil | *a* _b_ image_text"
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    monkeypatch.setattr(config, "id2label", dict(enumerate(EVIL)))
+    recipe = yaml.safe_load(trainer.recipe)
+    monkeypatch.setattr(trainer, "recipe", yaml.safe_dump({**recipe, "class_names": ["```\n# Evil\n"]}))
+    monkeypatch.setattr(trainer, "is_in_train", False)
+    text = str(create_model_card(trainer, model_name=name, dataset=["us/<img src=x>", "./a`b\n# c"]))
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["model-index"][0]["name"] == name
+    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(body)
+    pieces = [piece for token in tokens for piece in token.children or [token]]
+    assert not [piece for piece in pieces if piece.type in ("html_inline", "html_block")]
+    spans = [piece.content for piece in pieces if piece.type == "code_inline"]
+    for label in EVIL[:-1]:
+        assert " ".join(label.split()) in spans
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    known = "Results|Use|When a modality is missing|Training|Limits|Citation".split("|")
+    assert [heading for heading in headings[1:] if heading not in known] == []
+    title = [piece.content for piece in tokens[1].children if piece.type == "text"]
+    assert "".join(title) == " ".join(name.split())
+    assert "49" not in "".join(spans)

@@ -85,6 +85,11 @@ def shrunk_config(kind: Any, changes: dict[str, Any]) -> Any:
     return kind(**{key: value for key, value in values.items() if key not in ("model_type", "transformers_version")})
 
 
+def small(kind: Any, **changes: Any) -> dict[str, Any]:
+    """A part of a config, all sizes small."""
+    return _merged(_small(kind().to_dict()), changes)
+
+
 def _small(config: dict[str, Any]) -> dict[str, Any]:
     small: dict[str, Any] = {}
     for key, value in config.items():
@@ -93,7 +98,7 @@ def _small(config: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, dict) and key not in ("id2label", "label2id"):
             small[key] = _small(value)
-        elif token and isinstance(value, int):
+        elif token and isinstance(value, (int, list)):
             small[key] = _TOKENS.get(token[1], _OTHER_TOKEN)
         elif "drop" in str(key) and isinstance(value, float):
             small[key] = 0.0

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-from .build import IMAGE, asked, shrunk
+from .build import IMAGE, VIDEO, asked, shrunk
 
 
 def pictures(places: int, size: int = 32, **more: Any) -> dict[str, Any]:
@@ -118,3 +118,48 @@ def _perception() -> Any:
     batch = pictures(4)
     batch["pixel_values"] = batch["pixel_values"][:, None]
     return {"vision_config": tower, "vision_use_cls_token": True, "projector_pooling_ratio": 2}, batch
+
+
+@shrunk("LlavaNextVideoForConditionalGeneration")
+def _llava_next_video() -> Any:
+    """Row 0: a picture, whole and as one tile (rows end with a line break). Row 1: none. Row 2: a video."""
+    batch = asked([(IMAGE, 10)], [], [(VIDEO, 2)])
+    config = {"vision_config": {"image_size": 16}, "image_grid_pinpoints": [[16, 16]]}
+    batch |= {"pixel_values": torch.randn(1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+    return config, {**batch, "pixel_values_videos": torch.randn(1, 2, 3, 16, 16)}
+
+
+@shrunk("VideoLlavaForConditionalGeneration")
+def _video_llava() -> Any:
+    batch = asked([(IMAGE, 4)], [], [(VIDEO, 2 * 5)])
+    config = {"vision_config": {"image_size": 16}}
+    batch |= {"pixel_values_images": torch.randn(1, 3, 16, 16)}
+    return config, {**batch, "pixel_values_videos": torch.randn(1, 2, 3, 16, 16)}
+
+
+@shrunk("DeepseekVLHybridForConditionalGeneration")
+def _deepseek_hybrid() -> Any:
+    high = {"image_size": 64, "output_channels": 8}
+    batch = pictures(16, high_res_pixel_values=torch.randn(3, 3, 64, 64))
+    return {"vision_config": SIZE, "high_res_vision_config": {**high, "global_attn_indexes": [0]}}, batch
+
+
+def bidirectional() -> Any:
+    text = {"local_attention": 8, "global_attn_every_n_layers": 2}
+    batch = asked([(IMAGE, 1)], [(IMAGE, 1)], [(IMAGE, 1)])
+    batch["input_ids"][1, -3:] = 0
+    batch["attention_mask"][1, -3:] = 0
+    return {"text_config": text, "pixel_shuffle_factor": 2}, {**batch, "pixel_values": torch.randn(3, 1, 3, 16, 16)}
+
+
+@shrunk("ModernVBertForMaskedLM", "UltraVBertForMaskedLM")
+def _vbert() -> Any:
+    config, batch = bidirectional()
+    return config, batch
+
+
+@shrunk("ModernVBertForTokenClassification", "UltraVBertForTokenClassification")
+def _vbert_tokens() -> Any:
+    config, batch = _vbert()
+    kinds = torch.randint(2, batch["input_ids"].shape)
+    return config, {**batch, "labels": torch.where(batch["attention_mask"].bool(), kinds, -100)}
