@@ -195,7 +195,7 @@ class LabelSpec:
         """
         raw, value = value, plain(value)
         if value is None:
-            raise ValueError("the label is null. Remove the row or give it a label.")
+            raise ValueError("no label: the label is null. Remove the row or give it a label.")
         if kind_of(value) is None:
             raise ValueError(no_label(raw))
         if self.problem_type == SINGLE_LABEL:
