@@ -1,9 +1,11 @@
-"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--key value ...]`."""
+"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--save_rows N DIR] [--key value ...]`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 _STREAM_ROWS = 1000
@@ -17,7 +19,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="what is in a recipe's data: counts, broken files, duplicates, lengths",
-        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--key value ...]",
+        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--save_rows N DIR] "
+        "[--key value ...]",
         description="Read all data of a recipe once, as training would, and report rows and classes per split, broken "
         "and missing files, duplicates across splits, lengths against what the encoders can take, and what the most "
         "frequent class alone would score. The recipe may be left out, as for `hf-dgl train`: --data my.csv --image "
@@ -26,6 +29,12 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every row that was found")
     parser.add_argument("--preview", metavar="FILE", help="draw some training rows to this file (png, pdf, svg)")
+    parser.add_argument(
+        "--save_rows",
+        nargs=2,
+        metavar=("N", "DIR"),
+        help="write N rows, of the test split if there is one, as files into this folder, to try a model on",
+    )
     parser.set_defaults(run=run)
 
 
@@ -33,7 +42,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Prints the report."""
     from hf_dgl.data.report import inspect_data
     from hf_dgl.recipe.recipe import load_recipe, split_words
+    from hf_dgl.reports.drawing import check_picture
 
+    check_picture("--preview", arguments.preview)
+    num_saved = _check_save_rows(arguments.save_rows)
     recipe = load_recipe(*split_words(rest), needs_model=False)
     is_named = recipe.model.encoders is not None or recipe.model.model_name_or_path is not None
     splits, processor, note = _as_trained(recipe) if is_named else _merely_seen(recipe)
@@ -42,15 +54,43 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         splits, processor, recipe.model.problem_type, data.class_names, data.preprocessing_num_workers
     )
     report.note = note
-    if arguments.preview:
-        from hf_dgl.data.preview import draw_preview
-
-        draw_preview(splits["train"], processor, arguments.preview)
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         _print(report)
+    if arguments.save_rows:
+        _save_rows(splits, processor, num_saved, arguments.save_rows[1], arguments.json)
+    if arguments.preview:
+        from hf_dgl.data.preview import draw_preview
+
+        draw_preview(splits["train"], processor, arguments.preview)
     return 1 if report.is_broken else 0
+
+
+def _check_save_rows(words: list[str] | None) -> int:
+    """How many rows are wanted."""
+    if words is None:
+        return 0
+    from hf_dgl.data.saved_rows import check_rows_folder
+
+    if not words[0].isdigit() or int(words[0]) < 1:
+        raise ValueError(f"--save_rows: expected a number and a folder, e.g. `--save_rows 3 rows`, got {words!r}.")
+    check_rows_folder(words[1])
+    return int(words[0])
+
+
+def _save_rows(splits: Any, processor: Any, num_rows: int, folder: str, is_quiet: bool) -> None:
+    from hf_dgl.data.saved_rows import ROWS, read_rows, save_rows
+
+    split = next(name for name in ("test", "validation", "train") if name in splits)
+    rows = save_rows(splits[split], processor, folder, num_rows)
+    if is_quiet:
+        return
+    given = {name: value for name, value in read_rows(folder)[0].items() if name != "label" and value is not None}
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items()]
+    print(f"{len(rows)} rows of the {split} split are in {folder}. Try a model on them:")
+    print(f"  hf-dgl predict OUT {' '.join(words)}")
+    print(f"  hf-dgl predict OUT --input {Path(folder, ROWS)} --output answers.jsonl")
 
 
 def _as_trained(recipe: Any) -> tuple[Any, Any, str]:

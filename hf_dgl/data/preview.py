@@ -30,7 +30,7 @@ def draw_preview(dataset: datasets.Dataset, processor: Any, path: str | os.PathL
         num_rows: How many.
 
     Raises:
-        ValueError: matplotlib is not installed, or does not know the format.
+        ValueError: matplotlib does not know the format.
 
     Example:
         >>> draw_preview(data["train"], processor, "data.png")

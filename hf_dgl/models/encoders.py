@@ -17,6 +17,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.utils import logging
 
 from .configuration_cross_modal import CrossModalConfig, nearest
+from .parts import named
 
 logger = logging.get_logger(__name__)
 
@@ -213,10 +214,11 @@ def load_encoder(modality: str, source: Any, dtype: torch.dtype, **hub_kwargs: A
     if isinstance(source, PreTrainedModel):
         model = source
     elif isinstance(source, str) or hasattr(source, "__fspath__"):
-        model, missing = _load_checkpoint(source, dtype, **hub_kwargs)
+        with named(f"encoders: {modality!r}", source):
+            model, missing = _load_checkpoint(source, dtype, **hub_kwargs)
     else:
         raise ValueError(
-            f"Got {type(source).__name__} as the encoder of modality {modality!r}, expected a Hub id, a path, "
+            f"Got {source!r:.80} as the encoder of modality {modality!r}, expected a Hub id, a path, "
             "{'checkpoint': id, 'tower': ...}, a configuration or a model."
         )
     path, encoder = "", model

@@ -10,6 +10,21 @@ from hf_dgl.training.ranges import check_ranges
 
 from .nested import check_nested
 
+IN_MEMORY = "in_memory"
+"""`dataset_name` of a run whose data came from Python, as a `Dataset`: nobody can load it again."""
+
+MODALITY_WORDS = ("image", "text", "audio", "video")
+"""Modalities whose columns can be named before it is known which encoders there are."""
+
+WITHOUT_FILE: dict[str, Any] = {
+    "num_train_epochs": 10,
+    "eval_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+}
+"""What a command without recipe file has as defaults; all others are upstream's."""
+
 
 @dataclass
 class ModelArguments:

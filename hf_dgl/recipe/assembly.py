@@ -25,6 +25,7 @@ from hf_dgl.models.adapters import add_adapters, quantized
 from hf_dgl.models.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models.native import TEXT, NativeProcessor, class_of, is_native, load_native, load_trained
 
+from .arguments import IN_MEMORY
 from .recipe import Recipe
 
 _TOKENIZER_ROWS = 10_000  # of a stream, for the vocabulary of a text encoder from scratch
@@ -93,10 +94,16 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     _check_streaming(recipe)
     model, processor = load_trained(str(model_id), token=recipe.model.token)
     processor.allow_urls = recipe.data.allow_urls
-    if split not in (None, "train", "validation", "test"):
+    is_named = split not in (None, "train", "validation", "test")
+    if is_named:
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
-    splits = load_splits(recipe, processor.modalities)
+    try:
+        splits = load_splits(recipe, processor.modalities)
+    except ValueError as error:
+        if is_named:
+            raise ValueError(f"{str(error).partition(' Say which one')[0]} Choose one: `--split NAME`.") from error
+        raise
     rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
     if not writes_text(processor):
         labels = LabelSpec.from_config(model.config)
@@ -115,9 +122,16 @@ def load_splits(recipe: Recipe, modalities: Sequence[str] | None) -> DatasetDict
     Raises:
         ValueError: if there is no such data set, split or column, or it is empty.
     """
-    wanted = dataclasses.asdict(recipe.data)
+    wanted: dict[str, Any] = dataclasses.asdict(recipe.data)
     for name in _DATA_ARGUMENTS_OF_LATER_STEPS:
         del wanted[name]
+    if recipe.dataset is not None:
+        wanted["dataset_name"] = recipe.dataset
+    elif recipe.data.dataset_name == IN_MEMORY:
+        raise ValueError(
+            "The model was trained on a data set that was in memory, which no file holds. Name the data: "
+            "`--data my.csv`, or a recipe."
+        )
     seed, revision = wanted.pop("dataset_seed"), wanted.pop("dataset_revision")
     with recipe.training.main_process_first(desc="reading the data"):
         return load_data(**wanted, modalities=modalities, seed=seed, revision=revision, token=recipe.model.token)

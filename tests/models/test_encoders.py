@@ -303,7 +303,7 @@ def test_messages(tmp_path):
         tower_config("front", clip)
     with pytest.raises(ValueError, match=r"towers"):
         tower_config("audio", clip)
-    with pytest.raises(ValueError, match=r"Got int as the encoder of modality 'text'"):
+    with pytest.raises(ValueError, match=r"Got 3 as the encoder of modality 'text'"):
         CrossModalForSequenceClassification.from_encoders({"text": 3})
     with pytest.raises(ValueError, match=r"Found no encoder.*AutoModel.register"):
         encoder_class(UnknownConfig())
