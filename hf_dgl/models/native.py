@@ -34,6 +34,7 @@ from hf_dgl.method.modalities import did_you_mean
 
 from .adapters import is_adapter, load_model
 from .configuration_cross_modal import CrossModalConfig
+from .finding import check_source
 from .parts import remember_shortest_audio
 from .processing_cross_modal import POSITIONS_AFTER_PADDING, CrossModalProcessor
 
@@ -177,6 +178,7 @@ def is_native(source: str, **hub: Any) -> bool:
         True
     """
     try:
+        check_source(source)
         values, _ = PreTrainedConfig.get_config_dict(source, **hub)
     except (OSError, ValueError) as error:
         raise ValueError(_not_a_model(source, error)) from error
@@ -279,6 +281,7 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
 
         >>> model, processor = load_trained("outputs/flava_hateful_memes")
     """
+    check_source(source)
     if is_adapter(source, **hub) or not is_native(source, **hub):
         model, processor = load_model(source, **hub), CrossModalProcessor.from_pretrained(source, **hub)
         for name, config in model.config.encoders.items():  # for models that were saved before this was remembered
