@@ -87,7 +87,8 @@ class EvaluatingTrainer(BaselineTrainer):
         assert self.disentangled is not None
         if ignore_keys is None:
             ignore_keys = list(getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", []))
-        ignore_keys = [*ignore_keys, "losses", "unimodal", "encoder_share"]
+        # Not every config that is asked for a cache says that it is no prediction (Gemma 3's does not).
+        ignore_keys = [*ignore_keys, "past_key_values", "losses", "unimodal", "encoder_share"]
         self._losses_alone = {}
         with self.disentangled.unimodal_outputs() as outputs:
             loss, fused, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)

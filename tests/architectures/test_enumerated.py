@@ -1,7 +1,7 @@
 """Every class of the installed Transformers that reads text beside something else and gives a loss has a place.
 
-It is known (a row), refused (with a reason), or named here with what it wants. A new release of Transformers then shows
-which classes came and went.
+It is known (a row), refused (with a reason), or named here with what it wants. A new release of Transformers then
+shows which classes came and went.
 """
 
 from __future__ import annotations
