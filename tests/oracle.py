@@ -236,6 +236,27 @@ class InPlace(Concat):
         return super().fuse(features)
 
 
+class WritesIntoTheContainer(Concat):
+    """Puts what it makes of a tower's output into the tower's container, in place of it (as Kimi's projector)."""
+
+    class Tower(nn.Linear):
+        def forward(self, x: torch.Tensor) -> dict:
+            return {"state": super().forward(x)}
+
+    def build(self) -> None:
+        super().build()
+        for name in self.modalities:
+            setattr(self, f"tower_{name}", self.Tower(5, 5))
+
+    def encode(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        output = getattr(self, f"tower_{name}")(x)
+        output["state"] = super().encode(name, output["state"]).split(2, 1)
+        return torch.cat(output["state"], 1)
+
+    def declared(self) -> dict:
+        return {n: {"inputs": [n], "encoder": [f"tower_{n}", f"enc_{n}"]} for n in self.modalities}
+
+
 class BatchNormFusion(Concat):
     def build(self) -> None:
         super().build()
@@ -365,6 +386,7 @@ TOYS = [
     Interleaved,
     SharedStem,
     InPlace,
+    WritesIntoTheContainer,
     BatchNormFusion,
     Streams,
     SharedSequence,

@@ -22,9 +22,11 @@ from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, whole_path
 from .labels import LabelSpec
 from .renaming import rename_columns
 from .splits import TEST_FRACTION, VALIDATION_FRACTION, check_has_labels
+from .tables import table_of
 
 logger = logging.get_logger(__name__)
 
+_PLAIN = (str, int, float, bool, list, dict, type(None))
 _PEEK = 100  # rows that tell whether a column holds paths
 
 
@@ -154,6 +156,8 @@ def head(stream: datasets.IterableDataset, num_rows: int) -> datasets.Dataset:
     rows = list(islice(stream, num_rows))
     if not rows:
         raise ValueError("The stream has no rows.")
+    if stream.features is None and all(isinstance(value, _PLAIN) for row in rows for value in row.values()):
+        return table_of(rows)  # upstream's function refuses columns of several types
     return datasets.Dataset.from_list(rows, features=stream.features)
 
 

@@ -8,6 +8,7 @@ unimodal.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,11 +39,14 @@ class CheckReport:
             oracle's, relative to the group's largest gradient.
         leak: Modality -> largest change of its unimodal output when the other modalities' inputs are changed, relative
             to the output's size; None where there is nothing to change (no `inputs` declared, or a single word).
+        own_gradient: Modality -> largest gradient that its own loss gives its encoder, relative to what the multimodal
+            loss gives it. Not judged here; at rounding errors, the modality alone has nothing to learn from.
         tolerance: Above it a check has failed (by the parameters' dtype).
     """
 
     gradient_error: dict[str, float]
     leak: dict[str, float | None]
+    own_gradient: dict[str, float]
     tolerance: float
 
     @property
@@ -91,7 +95,10 @@ def check(handle: Engine, batch: Mapping[str, Any]) -> CheckReport:
     # Room for sums in another order, far below the size of a misrouted gradient.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(parameter.dtype, 3e-2)
     with _quiet(handle):
-        report = CheckReport(_gradient_errors(handle, batch), _leaks(handle, batch), tolerance)
+        actual = _actual_gradients(handle, batch)
+        oracle = _Oracle(handle, batch, actual)
+        errors = _gradient_errors(handle, actual, oracle.expected)
+        report = CheckReport(errors, _leaks(handle, batch, oracle.shown), oracle.own_gradient, tolerance)
     if not report.passed:
         raise CheckError(str(report))
     return report
@@ -125,9 +132,9 @@ class _SameDraws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _gradient_errors(handle: Engine, batch: Mapping[str, Any]) -> dict[str, float]:
-    output = handle.model(**batch)
-    loss = entry(output, "loss")
+def _actual_gradients(handle: Engine, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What one disentangled backward leaves in the `.grad` of each trainable parameter."""
+    loss = entry(handle.model(**batch), "loss")
     if loss is None:
         raise ValueError(
             f"The check needs a loss, and {type(handle.model).__name__} returned none: give a batch with labels, "
@@ -136,11 +143,54 @@ def _gradient_errors(handle: Engine, batch: Mapping[str, Any]) -> dict[str, floa
         )
     loss.backward()
     trainable = {name: p for name, p in handle.model.named_parameters() if p.requires_grad}
-    actual = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable.items()}
-    expected = _oracle(handle, batch, trainable)
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable.items()}
+
+
+class _Oracle:
+    """DGL's definition: every loss with everything trainable, and then each group takes its own terms.
+
+    Attributes:
+        expected: Gradient of each trainable parameter.
+        own_gradient: As in [`CheckReport`].
+        shown: Modality -> what may not move in its unimodal output.
+    """
+
+    def __init__(self, handle: Engine, batch: Mapping[str, Any], trainable: Iterable[str]) -> None:
+        owners, parameters = handle.partition.owners, dict(handle.model.named_parameters())
+        self.expected = {name: torch.zeros_like(parameters[name]) for name in trainable}
+        self.shown: dict[str, torch.Tensor] = {}
+        sizes: dict[tuple[str, str], float] = {}  # of a loss's gradients in a group
+        for term in [MULTIMODAL, *handle.partition.modalities]:
+            output = _untruncated(handle, batch, term)
+            if term != MULTIMODAL:
+                self.shown[term] = _shown(output)
+            gradients = _gradients(entry(output, "loss"), {name: parameters[name] for name in self.expected})
+            for name, gradient in gradients.items():
+                self.expected[name] += _weight(handle, term, owners[name]) * gradient
+            for modality in handle.partition.modalities if term == MULTIMODAL else [term]:
+                own = [gradient for name, gradient in gradients.items() if modality in owners[name]]
+                sizes[term, modality] = _largest(own) if own else 0.0
+        self.own_gradient = {
+            name: sizes[name, name] / sizes[MULTIMODAL, name]
+            for name in handle.partition.modalities
+            if sizes[MULTIMODAL, name] > 0
+        }
+
+
+def _gradients(loss: torch.Tensor, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Of those that the loss depends on."""
+    if not loss.requires_grad:
+        return {}
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+
+
+def _gradient_errors(
+    handle: Engine, actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
     errors = {}
     for group in handle.partition.groups:
-        names = [name for name in handle.partition.parameter_names(group) if name in trainable]
+        names = [name for name in handle.partition.parameter_names(group) if name in actual]
         if names:
             size = _largest(expected[name] for name in names)
             error = _largest(actual[name] - expected[name] for name in names)
@@ -151,22 +201,6 @@ def _gradient_errors(handle: Engine, batch: Mapping[str, Any]) -> dict[str, floa
 def _largest(tensors: Iterable[torch.Tensor]) -> float:
     """The largest absolute value; NaN if one is (Python's `max` may lose it)."""
     return float(torch.stack([tensor.detach().abs().max().double().cpu() for tensor in tensors]).max())
-
-
-def _oracle(
-    handle: Engine, batch: Mapping[str, Any], trainable: Mapping[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """The gradients of DGL's definition: every loss with everything trainable, then each group takes its own terms."""
-    owners = handle.partition.owners
-    expected = {name: torch.zeros_like(p) for name, p in trainable.items()}
-    alone = [name for name in handle.partition.modalities if handle.alpha[name] > 0]
-    for term in [MULTIMODAL, *alone]:
-        loss = entry(_untruncated(handle, batch, term), "loss")
-        found = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
-        for name, gradient in zip(trainable, found, strict=True):
-            if gradient is not None:
-                expected[name] += _weight(handle, term, owners[name]) * gradient
-    return expected
 
 
 def _weight(handle: Engine, term: str, owners: frozenset[str]) -> float:
@@ -182,26 +216,26 @@ def _untruncated(handle: Engine, batch: Mapping[str, Any], term: str) -> Any:
     """The model's output for one loss with nothing truncated: the other encoders absent, the rest as in plain
     training."""
     everything = frozenset(handle.partition.groups)
-    passes = [Pass(MULTIMODAL, everything, 1.0), Pass(term, everything, 1.0)]
+    passes = [Pass(name, everything, 1.0) for name in dict.fromkeys((MULTIMODAL, term))]
     cuts = {name: Cut(frozenset(), "the check reuses nothing") for name in handle.partition.modalities}
     run = Run(handle.model, handle.partition, dict(batch), passes, cuts, handle.multimodal_to_encoders, training=True)
     return handle.run_passes(run)[-1]
 
 
-def _leaks(handle: Engine, batch: Mapping[str, Any]) -> dict[str, float | None]:
+def _leaks(handle: Engine, batch: Mapping[str, Any], shown: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
     leaks: dict[str, float | None] = {}
     special = special_tokens(handle.model)
     for name in handle.partition.modalities:
-        others = [modality for other, modality in handle.partition.modalities.items() if other != name]
         changed = dict(batch)
-        for other in others:
-            changed = other.vary(changed) if other.vary is not None else varied(changed, other.inputs, special)
+        for other, modality in handle.partition.modalities.items():
+            if other != name:
+                vary = modality.vary or functools.partial(varied, keys=modality.inputs, special=special)
+                changed = vary(changed)
         if same(batch, changed):
             leaks[name] = None
             continue
-        with torch.no_grad():
-            outputs = [_untruncated(handle, inputs, name) for inputs in (batch, changed)]
-        leaks[name] = _relative_difference(*(torch.cat([t.double().flatten() for t in _compared(o)]) for o in outputs))
+        # With a graph, as the first output: attention takes another path without one, and rounds otherwise.
+        leaks[name] = _relative_difference(shown[name], _shown(_untruncated(handle, changed, name)))
     return leaks
 
 
@@ -212,8 +246,9 @@ def _relative_difference(before: torch.Tensor, after: torch.Tensor) -> float:
     return float(torch.where(before == after, 0.0, (before - after).abs()).max() / size.clamp_min(1e-12))
 
 
-def _compared(output: Any) -> list[torch.Tensor]:
+def _shown(output: Any) -> torch.Tensor:
     """What must not move: the loss and the logits (other entries may show the absent modality's own features)."""
     named = [entry(output, key) for key in ("loss", "logits")]
     found = [tensor for tensor in named if isinstance(tensor, torch.Tensor)]
-    return found or [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+    found = found or [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+    return torch.cat([tensor.detach().double().flatten() for tensor in found])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +47,18 @@ class Cut:
 
 
 def find_cuts(
-    model: nn.Module, partition: Partition, present: Sequence[str], call: Mapping[str, Any]
+    model: nn.Module,
+    partition: Partition,
+    present: Sequence[str],
+    call: Mapping[str, Any],
+    reads_all_outputs: bool = False,
 ) -> dict[str, Cut]:
     """Runs the model once, without a trace (`traces.py`), and reads the graph of its output.
 
     Args:
         present: The modalities in this batch.
         call: The arguments of the model's forward, by name.
+        reads_all_outputs: Whether a loss is computed from anything that the model gives, not by the model only.
 
     Returns:
         The cut of every modality whose encoder takes part in the output's graph.
@@ -73,7 +78,8 @@ def find_cuts(
         for path in partition.encoders[name]:
             if path not in called:
                 raise ValueError(_never_called(model, call, name, path))
-    return _analyse(output, calls, partition, parameters)
+    loss = None if reads_all_outputs else loss_of(output)
+    return _analyse(output if loss is None else loss, calls, partition, parameters)
 
 
 def _never_called(model: nn.Module, call: Mapping[str, Any], modality: str, path: str) -> str:
@@ -111,7 +117,7 @@ def _recorded_calls(partition: Partition) -> Iterator[dict[Call, list[Any]]]:
 
     def record(path: str, module: nn.Module, args: Any, output: Any) -> None:
         # Read at once: a model that writes into the output in place changes its tensors' nodes afterwards.
-        calls[path, sum(known == path for known, _ in calls)] = _nodes(output)
+        calls[path, sum(known == path for known, _ in calls)] = nodes_of(output)
 
     modules = {path: module for found in partition.encoders.values() for path, module in found.items()}
     hooks = [module.register_forward_hook(functools.partial(record, path)) for path, module in modules.items()]
@@ -123,12 +129,11 @@ def _recorded_calls(partition: Partition) -> Iterator[dict[Call, list[Any]]]:
 
 
 def _analyse(
-    output: Any, calls: Mapping[Call, list[Any]], partition: Partition, parameters: Mapping[int, str]
+    read: Any, calls: Mapping[Call, list[Any]], partition: Partition, parameters: Mapping[int, str]
 ) -> dict[str, Cut]:
     modality_of = {path: name for name, found in partition.encoders.items() for path in found}
     every_exit = {node: call for call, nodes in calls.items() for node in nodes}
-    loss = loss_of(output)
-    roots = _nodes(output if loss is None else loss)
+    roots = nodes_of(read)
     exits: dict[str, set[Call]] = {}
     obstacles: dict[str, str] = {}
     while True:
@@ -136,7 +141,7 @@ def _analyse(
         # encoder by name) have the image's exit behind theirs.
         exit_of = {node: call for node, call in every_exit.items() if modality_of[call[0]] not in obstacles}
         known = len(obstacles)
-        reached = list(_walk(roots, stop=exit_of))
+        reached = list(walk(roots, stop=exit_of))
         for node in reached:
             if node in exit_of:
                 exits.setdefault(modality_of[exit_of[node][0]], set()).add(exit_of[node])
@@ -168,7 +173,7 @@ def _behind_exits(
 ) -> str:
     """What, apart from the modality's own parameters, its exits depend on."""
     for call in sorted(exits):
-        behind = list(_walk(calls[call]))
+        behind = list(walk(calls[call]))
         for node in behind:
             other = exit_of.get(node)
             if other is not None and other != call and other in exits:
@@ -179,14 +184,14 @@ def _behind_exits(
     return ""
 
 
-def _walk(start: Iterable[Any], stop: Mapping[Any, Any] | None = None) -> Iterator[Any]:
+def walk(start: Iterable[Any], stop: Container[Any] = ()) -> Iterator[Any]:
     """Every autograd node reachable from `start`; nodes in `stop` are given, but not passed."""
     pending = list(start)
     seen = set(pending)
     while pending:
         node = pending.pop()
         yield node
-        if stop is not None and node in stop:
+        if node in stop:
             continue
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
@@ -194,7 +199,7 @@ def _walk(start: Iterable[Any], stop: Mapping[Any, Any] | None = None) -> Iterat
                 pending.append(following)
 
 
-def _nodes(tree: Any) -> list[Any]:
+def nodes_of(tree: Any) -> list[Any]:
     """The autograd node of every tensor in a tree that has one."""
     return [tensor.grad_fn for tensor in tensors_in(tree) if tensor.grad_fn is not None]
 

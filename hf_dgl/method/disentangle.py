@@ -66,7 +66,7 @@ class Disentangled(Engine):
             output["losses"] = losses  # type: ignore[index]
         else:
             output.losses = losses
-        return self._total(losses, shares)
+        return self.total(losses, shares)
 
     def check(self, batch: Mapping[str, Any]) -> CheckReport:
         """Proves on one batch that the routing of this model is right; see [`hf_dgl.method.checks.check`].

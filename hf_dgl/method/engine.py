@@ -19,6 +19,7 @@ from .cut import Cut, find_cuts
 from .forward_call import NO_DATA_PARALLEL, bound_arguments, is_present, unwrapped
 from .gradient_meter import GradientMeter, Measurement
 from .modalities import FUSION, Partition, resolve
+from .net import GradientNet
 from .outputs import extended, loss_of
 from .passes import MULTIMODAL, Pass, Routing, Run, gradient_only, passes_of_a_step, recompute_under
 
@@ -53,12 +54,16 @@ class Engine:
         self.cuts: dict[str, Cut] = {}
         self.scores_alone = False
         self.meter: GradientMeter | None = None
+        self.reads_all_outputs = False
+        self.passes: list[Pass] = []
+        self.net = GradientNet(self.partition)
         self._modality_of = {path: name for name, found in self.partition.encoders.items() for path in found}
         self._plans: dict[Any, dict[str, Cut]] = {}
         self._told: set[str] = set()
         self._looked = False
         self._run: Run | None = None
         self._also_in_eval: dict[str, Any] | None = None  # what `unimodal_outputs` gave
+        self._one_by_one = False
         self._encoder_hooks: list[Any] = []
         # `prepend`: FSDP2's own post-forward hook must see the outputs of all passes, so ours runs before it.
         self._root_hooks = [
@@ -118,6 +123,27 @@ class Engine:
         finally:
             self._also_in_eval = before
 
+    @contextmanager
+    def outputs_one_by_one(self) -> Iterator[None]:
+        """Inside, a forward with several passes gives the list of what the model returned in each, in the order of
+        `passes`."""
+        before, self._one_by_one = self._one_by_one, True
+        try:
+            yield
+        finally:
+            self._one_by_one = before
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the hooks are on the model: from the beginning until [`Engine.remove`]."""
+        return bool(self._root_hooks)
+
+    @property
+    def has_passes(self) -> bool:
+        """Whether a training step may be more than one plain forward (joint training is not)."""
+        alone = self.scores_alone or self.meter is not None or any(map(self.trains_alone, self.alpha))
+        return alone or any(share != 1 for share in self.multimodal_to_encoders.values())
+
     def look_at(self, batch: Mapping[str, Any]) -> None:
         """Decides on one batch, rather than at the first training step, which encoders can be reused.
 
@@ -147,9 +173,13 @@ class Engine:
         """Forward pre-hook of the model: plans the passes and opens the multimodal one."""
         if getattr(module, "_is_replica", False):
             raise ValueError(NO_DATA_PARALLEL)
+        self.passes = []
         training = module.training and torch.is_grad_enabled()
         if not training and self._also_in_eval is None:
+            self._tell_of_eval_mode()
             return
+        if training:
+            self.net.verify()
         if self._is_before_zero3():
             raise ValueError(
                 "Under DeepSpeed ZeRO-3 the model must be disentangled last: call `disentangle` after "
@@ -170,6 +200,9 @@ class Engine:
         else:
             passes = [Pass(MULTIMODAL, frozenset(), 1.0), *(Pass(name, frozenset(), 1.0) for name in present)]
         self._attach_to_encoders()
+        if training:
+            self.net.begin(step.name for step in passes if step.name in step.trains and self.trains_alone(step.name))
+        self.passes = passes
         shares = self.multimodal_to_encoders
         self._run = Run(self.model, self.partition, call, passes, cuts, shares, training, measurement)
         self._run.open(passes[0])
@@ -184,8 +217,18 @@ class Engine:
         run.close()
         if output is None:  # forward raised (hooks with `always_call` are then given None)
             return None
-        later = self._later_passes(run)
-        return self._assemble(run, [output, *later])
+        outputs = [output, *self._later_passes(run)]
+        for step, found in zip(run.passes, outputs, strict=True):
+            self.net.watch_output(step.name, found)
+        return outputs if self._one_by_one else self._assemble(run, outputs)
+
+    def _tell_of_eval_mode(self) -> None:
+        if torch.is_grad_enabled() and self.has_passes and not self.model.training:
+            self._tell(
+                "The model is in eval mode with gradients on: what is trained like this is plain joint training, "
+                "without the unimodal losses. Call `model.train()` before a training step (`from_pretrained` and "
+                "`from_encoders` return eval mode), and `torch.no_grad()` around an evaluation."
+            )
 
     def _later_passes(self, run: Run) -> list[Any]:
         """The outputs of all passes after the first."""
@@ -269,16 +312,22 @@ class Engine:
             extra["losses"] = losses
             if run.training:
                 share_losses = {share: loss_of(entry) for share, entry in shares.items()}
-                extra["loss"] = self._total(losses, share_losses)  # type: ignore[arg-type]
+                extra["loss"] = self.total(losses, share_losses)  # type: ignore[arg-type]
         return extended(output, extra)
 
-    def _total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[float, torch.Tensor]) -> torch.Tensor:
+    def total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[float, torch.Tensor]) -> torch.Tensor:
+        """`L_τ + Σ α_m L_m`.
+
+        Args:
+            losses: Of the passes by name.
+            shares: Of the passes that only pass a share of the multimodal gradient on -> their loss.
+        """
         total = losses[MULTIMODAL]
         for name, loss in losses.items():
             if name != MULTIMODAL:
                 total = total + (self.alpha[name] * loss if self.trains_alone(name) else gradient_only(loss))
         for share, loss in shares.items():  # its value is in the total already: only the gradient is added
-            total = total + share * (loss - loss.detach())
+            total = total + share * gradient_only(loss)
         return total
 
     # ---- reuse or run again -----------------------------------------------------------------------------------
@@ -287,7 +336,7 @@ class Engine:
         """The cuts for the present modalities and current `requires_grad` flags, by a trial forward for each new
         case."""
         flags = tuple(parameter.requires_grad for parameter, _ in self.partition.parameters())
-        key = (flags, tuple(present))
+        key = (flags, tuple(present), self.reads_all_outputs)
         if key not in self._plans:
             self._plans[key] = cuts = self._trial(present, call)
             for name in self._trainable_groups() & set(present):
@@ -320,7 +369,7 @@ class Engine:
     def _trial(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
         undo = recompute_under(Routing(self.model, self.partition, None, moves_statistics=True))
         try:
-            return find_cuts(self.model, self.partition, present, call)
+            return find_cuts(self.model, self.partition, present, call, self.reads_all_outputs)
         except ValueError as error:
             if "use_reentrant=False" not in str(error):  # what torch says to a `context_fn` there
                 raise
@@ -346,8 +395,9 @@ class Engine:
     @torch.compiler.disable
     def _encoder_called(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Forward hook of an encoder module: remembers its output and gives the fusion what it may see of it."""
-        if self._run is None or self._run.current.name != MULTIMODAL:
+        if self._run is None:
             return None
+        self.net.watch_encoder(self._modality_of[path], output)
         return self._run.hand_over(self._modality_of[path], path, (args, kwargs), output)
 
 

@@ -57,8 +57,11 @@ def tensors_in(tree: Any) -> list[torch.Tensor]:
 
 
 def loss_of(output: Any) -> torch.Tensor | None:
-    """The `loss` of a model's output (dict or dataclass), if it has one."""
-    loss = entry(output, "loss")
+    """The `loss` of a model's output, if it has one: of a tuple, a scalar in its first place (`return_dict=False`)."""
+    if isinstance(output, tuple):
+        loss = output[0] if output and isinstance(output[0], torch.Tensor) and output[0].dim() == 0 else None
+    else:
+        loss = entry(output, "loss")
     return loss if isinstance(loss, torch.Tensor) else None
 
 
@@ -67,11 +70,16 @@ def entry(output: Any, key: str) -> Any:
     return output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
 
 
-def first_prediction(output: Any) -> torch.Tensor:
-    """What a model predicts: the first entry of its output that is no loss, or the output itself."""
+def first_prediction(output: Any) -> Any:
+    """What a model predicts, a tensor: the first entry of its output that is no loss, or the output itself; None if
+    that is no tensor."""
     if isinstance(output, Mapping):
-        return next(value for key, value in output.items() if key != "loss")
-    return output if isinstance(output, torch.Tensor) else output[-1]
+        first = next((value for key, value in output.items() if key != "loss"), None)
+    elif isinstance(output, tuple):
+        first = next(iter(output[0 if loss_of(output) is None else 1 :]), None)
+    else:
+        first = output
+    return first if isinstance(first, torch.Tensor) else None
 
 
 def extended(output: Any, extra: dict[str, Any]) -> Any:

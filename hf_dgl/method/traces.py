@@ -24,14 +24,38 @@ def random_numbers_kept(model: nn.Module) -> Iterator[None]:
         >>> with random_numbers_kept(model):
         ...     model(**batch)  # dropout; SpecAugment, which draws by NumPy
     """
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+    before = RandomNumbers(model)
     try:
-        with torch.random.fork_rng(devices=devices):
-            yield
+        yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+        before.restore()
+
+
+class RandomNumbers:
+    """Where the generators of torch (also on the model's devices), NumPy and Python stand when this is made.
+
+    Example:
+
+        >>> before = RandomNumbers(model)
+        >>> first = torch.rand(3)
+        >>> before.restore()
+        >>> torch.equal(first, torch.rand(3))
+        True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        devices = {parameter.device for parameter in model.parameters()} if torch.cuda.is_available() else ()
+        self._torch = torch.get_rng_state()
+        self._cuda = [(device, torch.cuda.get_rng_state(device)) for device in devices if device.type == "cuda"]
+        self._numpy, self._python = np.random.get_state(), random.getstate()
+
+    def restore(self) -> None:
+        """Puts them back there."""
+        torch.set_rng_state(self._torch)
+        for device, state in self._cuda:
+            torch.cuda.set_rng_state(state, device)
+        np.random.set_state(self._numpy)
+        random.setstate(self._python)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from hf_dgl.install import require
 from hf_dgl.method.modalities import did_you_mean, resolve
 
 from .configuration_cross_modal import CrossModalConfig
@@ -374,8 +375,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
 
 
 def _peft() -> Any:
-    if find_spec("peft") is None:
-        raise ValueError('LoRA needs the package peft. Type: pip install -c constraints.txt -e ".[peft]"')
+    require("LoRA", "peft", "peft")
     import peft
 
     return peft

@@ -35,6 +35,7 @@ from hf_dgl.method.modalities import did_you_mean
 
 from .adapters import is_adapter, load_model
 from .configuration_cross_modal import CrossModalConfig
+from .finding import check_source
 from .parts import remember_shortest_audio
 from .processing_cross_modal import POSITIONS_AFTER_PADDING, CrossModalProcessor
 
@@ -178,6 +179,7 @@ def is_native(source: str, **hub: Any) -> bool:
         True
     """
     try:
+        check_source(source)
         values, _ = PreTrainedConfig.get_config_dict(source, **hub)
     except (OSError, ValueError) as error:
         raise ValueError(_not_a_model(source, error)) from error
@@ -297,6 +299,7 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
 
         >>> model, processor = load_trained("outputs/flava_hateful_memes")
     """
+    check_source(source)
     model = load_model(source, **hub) if is_adapter(source, **hub) else None
     own = model.config.model_type == CrossModalConfig.model_type if model is not None else not is_native(source, **hub)
     if own:

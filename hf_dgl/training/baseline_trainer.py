@@ -9,17 +9,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hf_dgl.data.labels import SINGLE_LABEL
 from hf_dgl.method.baselines.g_blending import Blending
 from hf_dgl.method.baselines.ogm_ge import Modulation
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.methods import ALL_METHODS, G_BLENDING, OGM_GE, UNIMODAL, Method
-from hf_dgl.method.outputs import entry, first_prediction
 
 from .callbacks import BlendAtEvaluations
 from .saving_trainer import SavingTrainer
@@ -67,15 +65,6 @@ class BaselineTrainer(SavingTrainer):
                 "pieces: train with DDP (recipes/accelerate/ddp.yaml)."
             )
         return Modulation(handle, self.args.ogm_alpha, self.args.ogm_noise, self.args.seed)
-
-    def _baseline_loss(
-        self, loss: Tensor, terms: Mapping[str, Tensor], unimodal: Any, inputs: Mapping[str, Any], labels: Any
-    ) -> Tensor:
-        """The loss of a training step, after what the method makes of it; keeps what it needs later."""
-        if self.modulation is not None and labels is not None:
-            alone = {name: first_prediction(output) for name, output in (unimodal or {}).items()}
-            self.modulation.count(alone, labels, {name: entry(inputs.get(name), "present") for name in alone})
-        return loss if self.blending is None else self.blending.total(terms)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Changes the gradients where upstream does not clip them (`max_grad_norm: 0`); else `_clip_grad_norm` has."""

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from hf_dgl.method.adaptive import Explained
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.explained import Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.passes import MULTIMODAL
 
@@ -89,7 +89,8 @@ class ComeLast(TrainerCallback):
 
 
 class RememberExplained(TrainerCallback):
-    """Keeps the running shares of [`Explained`] in a checkpoint's `trainer_state.json`, and goes on from them.
+    """Ends the steps of [`Explained`]; keeps its running shares in a checkpoint's `trainer_state.json`, and goes on
+    from them.
 
     Args:
         explained: Gives what is kept; None: nothing is.
@@ -111,6 +112,13 @@ class RememberExplained(TrainerCallback):
         explained, kept = self._explained(), states.get(self.KEY)
         if explained is not None and kept is not None:
             explained.load_state_dict(kept)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        explained = self._explained()
+        if explained is not None:
+            explained.step(args.device)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -189,6 +197,39 @@ class BlendAtEvaluations(TrainerCallback):
             states[self.KEY] = self._trainer.blending.state_dict()
 
 
+class CheckTheFirstBackward(TrainerCallback):
+    """Asks the net below all losses ([`hf_dgl.method.net`]) after the first backward; later it has nothing to say.
+
+    Args:
+        handle: Gives the one of the model in training.
+
+    Raises:
+        RuntimeError: a unimodal loss trained nothing.
+
+    Example:
+
+        >>> trainer.add_callback(CheckTheFirstBackward(lambda: trainer.disentangled))
+    """
+
+    def __init__(self, handle: Callable[[], Disentangled | None]) -> None:
+        self._handle = handle
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._verify()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._verify()
+
+    def _verify(self) -> None:
+        handle = self._handle()
+        if handle is not None:
+            handle.net.verify()
+
+
 class WarnWhenStarved(TrainerCallback):
     """Says so, once for each modality, when an encoder learns nothing: its unimodal loss stays at chance level, and no
     other loss trains it.
@@ -228,6 +269,10 @@ class StopWhenNotFinite(TrainerCallback):
     It looks at what is logged and, where a checkpoint is due, at the weights: reading the loss at every step would
     make the processor wait for the accelerator.
 
+    Args:
+        is_never_finite: Under fp16, whose scaler leaves out a step that is not finite: whether no step is any more. It
+            is asked in place of looking at the losses.
+
     Raises:
         FloatingPointError: says at which step it was noticed and what to change.
 
@@ -236,9 +281,16 @@ class StopWhenNotFinite(TrainerCallback):
         >>> trainer.add_callback(StopWhenNotFinite())
     """
 
+    def __init__(self, is_never_finite: Callable[[], bool] | None = None) -> None:
+        self._is_never_finite = is_never_finite
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
+        if self._is_never_finite is not None:
+            if "loss" in (logs or {}) and self._is_never_finite():
+                raise _not_finite("The loss of many batches in a row is not finite", args, state)
+            return
         for key, value in (logs or {}).items():
             if key.startswith("loss") and isinstance(value, float) and not math.isfinite(value):
                 raise _not_finite(f"The loss ({key}) is {value}", args, state)

@@ -8,6 +8,7 @@ up batches (`batch_eval_metrics`) never see two modalities at a time.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction
-from transformers.trainer_pt_utils import find_batch_size, nested_detach, nested_numpify
+from transformers.trainer_pt_utils import find_batch_size, nested_numpify
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from hf_dgl.method.outputs import entry, map_tensors, tensors_in
+from hf_dgl.method.replay import Replay
 
-from .baseline_trainer import BaselineTrainer
+from .losses_trainer import LossesTrainer
 from .metrics import DefaultMetrics, only_rows
 
 _FUSED, _ALONE, _PRESENT = "fused", "alone", "present"
@@ -42,7 +44,7 @@ class Alone(NamedTuple):
     losses: dict[str, torch.Tensor]
 
 
-class EvaluatingTrainer(BaselineTrainer):
+class EvaluatingTrainer(LossesTrainer):
     """A Trainer that predicts with all modalities and with each alone, and scores both in the same way."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -85,37 +87,45 @@ class EvaluatingTrainer(BaselineTrainer):
         """Keeps what each modality alone predicts; it returns what upstream returns."""
         batch, (inputs, filled_up) = inputs, self._without_repeated_rows(inputs)
         assert self.disentangled is not None
-        if ignore_keys is None:
-            ignore_keys = list(getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", []))
-        # Not every config that is asked for a cache says that it is no prediction (Gemma 3's does not).
-        ignore_keys = [*ignore_keys, "past_key_values", "losses", "unimodal", "encoder_share"]
-        self._losses_alone = {}
-        with self.disentangled.unimodal_outputs() as outputs:
-            loss, fused, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if fused is None:
+        # What upstream makes of the model's output, it makes of its output from each modality alone.
+        predict = functools.partial(
+            super().prediction_step, prediction_loss_only=prediction_loss_only, ignore_keys=ignore_keys
+        )
+        replay = Replay(self.disentangled, model, self._prepare_inputs(inputs))
+        with self.disentangled.unimodal_outputs(), self._standing_in(replay):
+            runs: list[Any] = replay.run(predict)
+        loss, fused, labels = runs[0]
+        alone: dict[str, Any] = {step.name: run for step, run in zip(replay.passes[1:], runs[1:], strict=True)}
+        self._keep_losses({name: run[0] for name, run in alone.items() if run[0] is not None}, inputs)
+        if prediction_loss_only:
             return loss, None, None
-        self._alone = self._predicted_alone(outputs, fused, inputs, loss is not None, ignore_keys)
+        if not len(fused):  # of a tuple, upstream takes the first entry for the loss, also where there is none
+            fused, *others = replay.predictions
+            alone = {name: (None, logits) for name, logits in zip(alone, others, strict=True)}
+        self._alone = self._predicted_alone({name: run[1] for name, run in alone.items()}, fused, inputs)
         self._alone = self._alone._replace(
             predictions=map_tensors(filled_up, self._alone.predictions),
             present=map_tensors(filled_up, self._alone.present),
         )
         main_input = getattr(self.model, "main_input_name", None)
         if "inputs" in self.args.include_for_metrics and main_input is not None and main_input not in batch:
-            batch[main_input] = {name: batch[name] for name in self._alone.predictions if name in batch}
+            batch[main_input] = {
+                name: {**batch[name], "present": rows}  # which else only batches have that lack something
+                for name, rows in self._alone.present.items()
+                if name in batch
+            }
         return loss, map_tensors(filled_up, fused), map_tensors(filled_up, labels)
 
-    def _predicted_alone(
-        self, outputs: Mapping[str, Any], fused: Any, inputs: Mapping[str, Any], has_loss: bool, ignore_keys: list[str]
-    ) -> Alone:
+    def _predicted_alone(self, predicted: Mapping[str, Any], fused: Any, inputs: Mapping[str, Any]) -> Alone:
         assert self.disentangled is not None
         predictions, present = {}, {}
         reference = tensors_in(fused)[0]
         for name in self.disentangled.partition.modalities:
-            has_it = torch.full((len(reference),), name in outputs, device=reference.device)
+            has_it = torch.full((len(reference),), name in predicted, device=reference.device)
             rows = entry(inputs.get(name), "present")
             present[name] = has_it if rows is None else has_it & rows.to(reference.device)
-            if name in outputs:
-                predictions[name] = nested_detach(_as_upstream_takes_them(outputs[name], has_loss, ignore_keys))
+            if name in predicted:
+                predictions[name] = predicted[name]
             else:  # other batches, or other processes, have it
                 predictions[name] = map_tensors(torch.zeros_like, fused)
         return Alone(predictions, present, self._losses_alone)
@@ -174,15 +184,6 @@ class EvaluatingTrainer(BaselineTrainer):
         new = min(max(state.remainder - self.args.process_index * size, 1), size)
         rows = torch.arange(size).clamp(max=new - 1)
         return map_tensors(lambda tensor: tensor[:new], inputs), lambda tensor: tensor[rows.to(tensor.device)]
-
-
-def _as_upstream_takes_them(output: Any, has_loss: bool, ignore_keys: list[str]) -> Any:
-    """The predictions in a model's output, as `Trainer.prediction_step` takes them."""
-    if isinstance(output, dict):
-        taken: Any = tuple(value for key, value in output.items() if key not in [*ignore_keys, "loss"])
-    else:
-        taken = output[1:] if has_loss else output
-    return taken[0] if len(taken) == 1 else taken
 
 
 @contextmanager

@@ -19,29 +19,30 @@ SUMS = "Sums"
 
 
 class RunningMeans:
-    """Means by name since the last [`RunningMeans.clear`]; summed on the device, which nothing waits for.
+    """Weighted means by name since the last [`RunningMeans.clear`]; summed on the device, which nothing waits for.
 
     Example:
 
         >>> means = RunningMeans()
-        >>> means.add("image", torch.tensor(1.0)); means.add("image", torch.tensor(3.0))
+        >>> means.add("image", torch.tensor(1.0), weight=8)  # the mean of 8 rows
+        >>> means.add("image", torch.tensor(4.0), weight=4)
         >>> means.means(["image", "text"], "cpu")
         {'image': 2.0}
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[str, Tensor] = {}  # name -> [sum, weight]
 
-    def add(self, name: str, value: Tensor) -> None:
-        """Counts one value, a scalar."""
+    def add(self, name: str, value: Tensor, weight: Tensor | float = 1.0) -> None:
+        """Counts one value, a scalar; one without weight does not count, whatever it is."""
         value = value.detach().to(_widest(value.device))
+        weight = torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+        counted = torch.stack([torch.where(weight > 0, value * weight, 0.0), weight])
         before = self._sums.get(name)
-        self._sums[name] = value.clone() if before is None else before + value.to(before.device)
-        self._counts[name] = self._counts.get(name, 0) + 1
+        self._sums[name] = counted if before is None else before + counted.to(before.device)
 
     def clear(self) -> None:
-        self._sums, self._counts = {}, {}
+        self._sums = {}
 
     def means(self, names: Sequence[str], device: Any, reduce: Callable[..., Any] | None = None) -> dict[str, float]:
         """Name -> mean, of those that were counted; waits for the device, once.
@@ -51,28 +52,23 @@ class RunningMeans:
             device: Of the sums.
             reduce: Adds a tensor up over the processes, as `Accelerator.reduce`. None: there is one.
         """
-        totals = self._totals(names, device, reduce)
-        return {name: total / count for name, (total, count) in totals.items() if count}
+        totals = self.state_dict(names, device, reduce)
+        return {name: total / weight for name, (total, weight) in totals.items() if weight}
 
-    def state_dict(self, names: Sequence[str], device: Any, reduce: Callable[..., Any] | None = None) -> Any:
-        """Name -> `[sum, count]` over all processes, for JSON."""
-        return {name: [total, int(count)] for name, (total, count) in self._totals(names, device, reduce).items()}
+    def state_dict(
+        self, names: Sequence[str], device: Any, reduce: Callable[..., Any] | None = None
+    ) -> dict[str, list[float]]:
+        """Name -> `[sum, weight]` over all processes, for JSON."""
+        if not names:
+            return {}
+        nothing = torch.zeros(2, dtype=_widest(torch.device(device)), device=device)
+        sums = torch.stack([self._sums.get(name, nothing).to(nothing) for name in names])
+        return dict(zip(names, (sums if reduce is None else reduce(sums, reduction="sum")).tolist(), strict=True))
 
     def load_state_dict(self, kept: Mapping[str, Sequence[float]], device: Any) -> None:
         """Goes on from what was kept; of several processes one does, and the others begin with nothing."""
-        counted = {name: pair for name, pair in kept.items() if pair[1]}
         dtype = _widest(torch.device(device))
-        self._sums = {name: torch.tensor(pair[0], dtype=dtype, device=device) for name, pair in counted.items()}
-        self._counts = {name: int(pair[1]) for name, pair in counted.items()}
-
-    def _totals(self, names: Sequence[str], device: Any, reduce: Callable[..., Any] | None) -> dict[str, list[float]]:
-        if not names:
-            return {}
-        zero = torch.zeros((), dtype=_widest(torch.device(device)), device=device)
-        sums = torch.stack([self._sums.get(name, zero).to(zero) for name in names])
-        counts = torch.tensor([float(self._counts.get(name, 0)) for name in names]).to(zero)
-        both = torch.stack([sums, counts], dim=1)
-        return dict(zip(names, (both if reduce is None else reduce(both, reduction="sum")).tolist(), strict=True))
+        self._sums = {name: torch.tensor(pair, dtype=dtype, device=device) for name, pair in kept.items() if pair[1]}
 
 
 def _widest(device: torch.device) -> torch.dtype:

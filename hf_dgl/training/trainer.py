@@ -6,7 +6,6 @@ in `saving_trainer.py`, what published baselines add is in `baseline_trainer.py`
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,17 +18,16 @@ from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
 from hf_dgl.architectures.attach import found_by_data_flow
-from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.explained import ChanceLevel, Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
-from hf_dgl.method.outputs import entry
-from hf_dgl.method.passes import MULTIMODAL
 from hf_dgl.method.traces import random_numbers_kept
 
 from .arguments import DGLTrainingArguments, numbers
 from .best_metric import check_before_training, check_measured, greater_is_better
 from .callbacks import (
+    CheckTheFirstBackward,
     ComeLast,
     LeaveInputsAlone,
     RememberExplained,
@@ -43,7 +41,6 @@ from .lengths import STRATEGIES, with_lengths
 from .metrics import compute_metrics_for
 from .parallelism import refuse_what_is_not_exact
 from .search import default_objective
-from .sums import RunningMeans
 from .takeover import take_over
 
 logger = logging.get_logger(__name__)
@@ -107,11 +104,9 @@ class DGLTrainer(EvaluatingTrainer):
         _check_dataset("train_dataset", train_dataset)
         callbacks = _with_early_stopping(args, callbacks)
         self._declared = modalities
-        self._terms = RunningMeans()  # of the loss, since the last log
         self._group_norms: dict[str, torch.Tensor] = {}
         self._weighted: WeightedLoss | None = None
         self._split_optimizer: weakref.ref[torch.optim.Optimizer] | None = None
-        self.explained: Explained | None = None
         super().__init__(
             model=model,
             args=args,
@@ -132,12 +127,6 @@ class DGLTrainer(EvaluatingTrainer):
         self._weigh_classes()
         self._begin_with(self._plain_model)
         assert self.disentangled is not None
-        # Our losses are means over the batch; a forward with **kwargs makes Trainer assume that they count items.
-        self.model_accepts_loss_kwargs = False
-        if self.label_smoother is not None:
-            self.label_smoother = functools.partial(self._total_of, self.label_smoother)  # type: ignore[assignment]
-        if self.compute_loss_func is not None:
-            self.compute_loss_func = functools.partial(self._total_of, self.compute_loss_func)
         problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
         if self.compute_metrics is None and problem_type is not None:
             self.compute_metrics = compute_metrics_for(problem_type, list(self.disentangled.partition.modalities))
@@ -150,7 +139,8 @@ class DGLTrainer(EvaluatingTrainer):
         self._settle_direction()
         self.add_callback(LeaveInputsAlone())
         self.add_callback(ComeLast(lambda: self.disentangled))
-        self.add_callback(StopWhenNotFinite())
+        self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
+        self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(RememberExplained(lambda: self.explained))
 
@@ -158,8 +148,12 @@ class DGLTrainer(EvaluatingTrainer):
         """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
         self.disentangled = self._attach(model)
         problem_type = getattr(getattr(model, "config", None), "problem_type", None)
-        self.explained = None if problem_type is None else self._explain(model, problem_type)
         self._begin_baseline(self.disentangled, problem_type)
+        self.explained = None
+        if problem_type is not None and (self.disentangled.has_passes or self._method.adaptive):
+            config: Any = model.config
+            width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
+            self.explained = Explained(list(self.disentangled.alpha), ChanceLevel(problem_type, width or 1))
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)
@@ -316,98 +310,26 @@ class DGLTrainer(EvaluatingTrainer):
         self.model = self.model_wrapped = model.to(self.args.device)
         self.disentangled = self._attach(model)
 
-    # ---- losses -----------------------------------------------------------------------------------------------
-
-    def _total_of(
-        self, criterion: Callable[..., torch.Tensor], outputs: Any, labels: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """A loss computed from outputs (label smoothing, `compute_loss_func`) becomes the sum over all terms."""
-        assert self.disentangled is not None
-        if not self._plain_model.training or entry(outputs, "unimodal") is None:
-            return criterion(outputs, labels, **kwargs)
-        return self.disentangled.loss(outputs, lambda output: criterion(output, labels, **kwargs))
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Keeps the terms of the loss for `log`, on the device, without waiting for it; adapts their weights."""
-        training, labels = self._plain_model.training, inputs.get("labels")
-        adaptive = self._method.adaptive
-        if training and adaptive:
-            assert self.disentangled is not None
-            adapt(self.disentangled, self._explained_by(inputs), self._factors)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if training:
-            terms = entry(outputs, "losses") or {MULTIMODAL: loss}
-            for name, term in terms.items():
-                self._terms.add(name, term)
-            if self.explained is not None and labels is not None and (adaptive or len(terms) > 1):
-                self.explained.update(terms, labels)
-            loss = self._baseline_loss(loss, terms, entry(outputs, "unimodal"), inputs, labels)
-        else:
-            self._keep_losses(entry(outputs, "losses") or {}, inputs)
-        return (loss, outputs) if return_outputs else loss
-
-    def _explain(self, model: nn.Module, problem_type: str) -> Explained:
-        """Begins to follow what each modality explains of the labels."""
-        assert self.disentangled is not None
-        config: Any = model.config
-        width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
-        chance = ChanceLevel(problem_type, width or 1)
-        return Explained(list(self.disentangled.partition.modalities), chance, everywhere=self._method.adaptive)
-
-    def _explained_by(self, inputs: Mapping[str, Any]) -> Explained:
-        if self.explained is None:
-            raise ValueError(
-                "`method: adaptive_dgl` weighs losses by what a constant prediction would lose, which is known for "
-                "classification and regression: set `model.config.problem_type`, or use another method. A "
-                "module without a config can have one: `model.config = transformers.PreTrainedConfig(problem_type="
-                "'single_label_classification', num_labels=2)`."
-            )
-        return self.explained
+    # ---- logs -------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term (`loss_multimodal`, `loss_image`, ...) and what is known of the gradients."""
+        """Adds what is known of the gradients: norms by group, and at the encoders' outputs."""
         if "loss" in logs:
-            logs.update({f"loss_{name}": mean for name, mean in self._mean_terms().items()})
             logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
-            logs.update(self._explained_so_far())
             if self.disentangled is not None and self.disentangled.meter is not None:
                 names = list(self.disentangled.partition.modalities)
                 logs.update(self.disentangled.meter.means(names, self.args.device, self.accelerator.reduce))
-            self._terms.clear()
         super().log(logs, start_time)
 
-    def _explained_so_far(self) -> dict[str, float]:
-        """`explained_image`, ...: what each explains of the labels, 0 to 1; `alpha_image`, ... where they adapt."""
-        if self.explained is None or self.explained.state_dict()["running"] is None:
-            return {}
-        assert self.disentangled is not None
-        found = {f"explained_{name}": float(share) for name, share in self.explained.shares().items()}
-        if self._method.adaptive:
-            found |= {f"alpha_{name}": float(alpha) for name, alpha in self.disentangled.alpha.items()}
-        return found
-
-    def _mean_terms(self) -> dict[str, float]:
-        """Means over the steps since the last log and over all processes, gathered in one go."""
-        return self._terms.means(self._names_of_terms(), self.args.device, self.accelerator.reduce)
-
-    def _names_of_terms(self) -> list[str]:
-        assert self.disentangled is not None
-        return [MULTIMODAL, *self.disentangled.partition.modalities]  # the same on every process, whatever it saw
-
     def sums(self) -> dict[str, Any]:
-        """Adds what is to be logged next: the terms of the loss, and what is known of the gradients."""
-        terms = self._terms.state_dict(self._names_of_terms(), self.args.device, self.accelerator.reduce)
+        """Adds what is known of the gradients and is to be logged next."""
         meter = None if self.disentangled is None else self.disentangled.meter
         kept = {name: rule.state_dict() for name, rule in [("meter", meter), ("modulation", self.modulation)] if rule}
-        return {**super().sums(), "terms": terms, **kept}
+        return {**super().sums(), **kept}
 
     def load_sums(self, kept: Mapping[str, Any]) -> None:
-        """Goes on with them."""
+        """Goes on with it."""
         super().load_sums(kept)
-        if self.is_world_process_zero():  # the sums are over all processes
-            self._terms.load_state_dict(kept.get("terms", {}), self.args.device)
         meter = None if self.disentangled is None else self.disentangled.meter
         for name, rule in [("meter", meter), ("modulation", self.modulation)]:
             if rule and name in kept:

@@ -21,9 +21,63 @@ _OTHER = (
 _LOSS = r"\b(labels|return_loss|\w+_labels|start_positions)\b|\bloss\s*="
 _INHERITED_LOSS = "ForSequenceClassification"  # upstream's mixin takes the labels as keyword arguments
 
+_SPEAKS = "it writes sound, and its loss is over audio codes or latents: text is what it speaks, not a second view"
+_OPEN = "no row yet: declare its modalities, or let `auto` find and prove them"
+_DETECTS = "its losses match boxes with words of the text, so one modality alone has none"
 OUTSIDE = {
     **dict.fromkeys(
-        ("ShieldGemma2ForImageClassification",), "its text is a fixed policy, so the picture is the only modality"
+        (
+            *("ClvpModelForConditionalGeneration", "CsmForConditionalGeneration", "MoshiForConditionalGeneration"),
+            *("GradiumPhononTTSForConditionalGeneration", "HiggsAudioV2ForConditionalGeneration"),
+            *("MusicgenForConditionalGeneration", "MusicgenMelodyForConditionalGeneration"),
+            *("PocketTTSForConditionalGeneration", "VibeVoiceForConditionalGeneration"),
+        ),
+        _SPEAKS,
+    ),
+    **dict.fromkeys(
+        ("ColQwen2ForRetrieval", "PeAudioFrameLevelModel"),
+        "it embeds, and its loss compares the modalities (or it has none)",
+    ),
+    **dict.fromkeys(("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), _DETECTS),
+    **dict.fromkeys(("Sam3Model", "Sam3LiteTextModel"), "it computes no loss: its `labels` are of boxes it is shown"),
+    **dict.fromkeys(
+        ("SeamlessM4TModel", "SeamlessM4Tv2Model"), "it reads speech or text, never both: one is in place of the other"
+    ),
+    **dict.fromkeys(
+        ("Pop2PianoForConditionalGeneration", "PPFormulaNetForConditionalGeneration"),
+        "one input modality: `input_ids` are no text beside it",
+    ),
+    "VibeVoiceAsrForConditionalGeneration": "it runs its audio encoders under `torch.no_grad()`",
+    "ShieldGemma2ForImageClassification": "its text is a fixed policy, so the picture is the only modality",
+    "PI0ForConditionalGeneration": "it learns actions by a diffusion of its own; the robot's state is a third input",
+    **dict.fromkeys(
+        (
+            *("LayoutLMv2ForQuestionAnswering", "LayoutLMv2ForSequenceClassification"),
+            "LayoutLMv2ForTokenClassification",
+        ),
+        "it needs detectron2, which cannot be installed here, so nothing of it was proved",
+    ),
+    **dict.fromkeys(
+        ("LayoutLMv3ForQuestionAnswering", "LayoutLMv3ForTokenClassification"),
+        "it answers in the text's places: without the text there is nothing to be labelled",
+    ),
+    **dict.fromkeys(
+        (
+            *("ChameleonForConditionalGeneration", "Emu3ForConditionalGeneration", "GlmImageForConditionalGeneration"),
+            *("DeepseekOcr2ForConditionalGeneration", "Dots3NoteForConditionalGeneration", "FuyuForCausalLM"),
+            *("Gemma3nForConditionalGeneration", "Granite4VisionForConditionalGeneration"),
+            *("GraniteDoclingForConditionalGeneration", "InklingForConditionalGeneration"),
+            *("InstructBlipVideoForConditionalGeneration", "Kosmos2ForConditionalGeneration"),
+            *("Kosmos2_5ForConditionalGeneration", "LxmertForPreTraining", "MistralLarge4ForConditionalGeneration"),
+            *("Molmo2ForConditionalGeneration", "MuseSparkForConditionalGeneration"),
+            *("Nemotron3_5TranscribeForConditionalGeneration", "NemotronH_Omni_Reasoning_V3", "NeoMMEForMaskedLM"),
+            *("Ovis2Model", "Phi4MultimodalForCausalLM", "Step3p7ForConditionalGeneration"),
+            *("T5Gemma2ForConditionalGeneration", "T5Gemma2ForTokenClassification"),
+            *("UnlimitedOcrForConditionalGeneration", "ViltForMaskedLM", "ViltForTokenClassification"),
+            *("VisualBertForPreTraining", "VisualBertForRegionToPhraseAlignment"),
+            "VoxtralRealtimeForConditionalGeneration",
+        ),
+        _OPEN,
     ),
 }
 """Neither known nor refused: what they would want."""

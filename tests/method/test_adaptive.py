@@ -10,7 +10,8 @@ from scipy.stats import entropy
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.architectures.attach import disentangle
-from hf_dgl.method.adaptive import ChanceLevel, Explained, adapt
+from hf_dgl.method.adaptive import adapt
+from hf_dgl.method.explained import ChanceLevel, Explained
 from hf_dgl.method.methods import METHODS
 from hf_dgl.method.passes import MULTIMODAL
 from tests.oracle import Concat, gradients, make_toy, max_difference, toy_batch
@@ -42,10 +43,18 @@ def test_chance_level_of_quantities_is_their_variance():
     assert chance_of("regression", [labels[:2], labels[2:]], 1) == pytest.approx(labels.var(unbiased=False))
 
 
+def logits_with(loss: float, labels: torch.Tensor, classes: int = 4) -> torch.Tensor:
+    """Predictions of which each row has this cross-entropy: the other classes share what is left."""
+    of_the_true = math.exp(-loss)
+    probabilities = torch.full((len(labels), classes), (1 - of_the_true) / (classes - 1), dtype=torch.float64)
+    return probabilities.scatter(1, labels.clamp(min=0)[:, None], of_the_true).log()
+
+
 def explained_after(losses: dict[str, float], labels: torch.Tensor | None = None) -> Explained:
     explained = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
     labels = torch.arange(4) if labels is None else labels  # chance level: log 4
-    explained.update({name: torch.tensor(loss) for name, loss in losses.items()}, labels)
+    explained.count({name: logits_with(loss, labels) for name, loss in losses.items()}, labels)
+    explained.step()
     return explained
 
 
@@ -56,12 +65,46 @@ def test_shares():
 
 
 def test_a_step_without_a_modality_leaves_its_share_alone():
+    labels = torch.arange(4)
     explained = explained_after({MULTIMODAL: 0.1, "image": 0.2})
-    assert float(explained.shares()["text"]) == 0
-    explained.update({MULTIMODAL: torch.tensor(0.1), "text": torch.tensor(0.0)}, torch.arange(4))
+    assert float(explained.shares()["text"]) == 0 and set(explained.known()) == {MULTIMODAL, "image"}
+    explained.count({MULTIMODAL: logits_with(0.1, labels), "text": logits_with(0.0, labels)}, labels)
+    explained.step()
     shares = explained.shares()
     assert float(shares["image"]) == pytest.approx(1 - 0.2 / math.log(4))
     assert float(shares["text"]) == 1
+
+
+@pytest.mark.parametrize("cut", [[8], [1] * 8, [5, 3], [0, 8]])
+def test_how_a_batch_is_cut_does_not_matter(cut):
+    """Rows without label or without the modality do not count, wherever they are."""
+    torch.manual_seed(0)
+    logits = {name: torch.randn(8, 4) for name in (MULTIMODAL, "image", "text")}
+    labels = torch.tensor([0, 3, 2, -100, 1, 0, 0, 2])
+    has_image = torch.tensor([True, False, True, True, False, False, True, True])
+    explained = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
+    for rows in torch.arange(8).split(cut):
+        explained.count({n: each[rows] for n, each in logits.items()}, labels[rows], {"image": has_image[rows]})
+    explained.step()
+    counted = (labels != -100) & has_image
+    expected = torch.nn.functional.cross_entropy(logits["image"][counted].double(), labels[counted])
+    assert explained.state_dict()["running"][1] == pytest.approx(float(expected), rel=1e-12)
+    assert explained.state_dict()["sums"][0] == 7
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "logits", "labels", "message"),
+    [
+        ("single_label_classification", (4, 3), torch.zeros(4), "class ids"),
+        ("single_label_classification", (4, 2), torch.zeros(4).long(), "logits of 3 labels"),
+        ("multi_label_classification", (4, 3), torch.zeros(4), "as many as logits"),
+        ("single_label_classification", (4, 5, 3), torch.zeros(4).long(), "logits of 3 labels"),
+    ],
+)
+def test_labels_that_do_not_fit_the_problem_type_are_refused(problem_type, logits, labels, message):
+    explained = Explained(["image", "text"], ChanceLevel(problem_type, 3))
+    with pytest.raises(ValueError, match=f"What 'multimodal' explains cannot be measured: .*{message}"):
+        explained.count({MULTIMODAL: torch.zeros(logits)}, labels)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +146,9 @@ def test_the_state_goes_on():
     other = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
     other.load_state_dict(explained.state_dict())
     for one in (explained, other):
-        one.update({name: torch.tensor(0.3) for name in (MULTIMODAL, "image", "text")}, torch.tensor([0, 0, 1, 3]))
+        labels = torch.tensor([0, 0, 1, 3])
+        one.count({name: logits_with(0.3, labels) for name in (MULTIMODAL, "image", "text")}, labels)
+        one.step()
     assert {k: float(v) for k, v in explained.shares().items()} == {k: float(v) for k, v in other.shares().items()}
 
 
@@ -193,7 +238,9 @@ def accuracy(method: str, label_of, seed: int = 0) -> float:
         output = model(**batch)
         output["loss"].backward()
         if "losses" in output:
-            explained.update(output["losses"], batch["labels"])
+            alone = {name: one["logits"] for name, one in output["unimodal"].items()}
+            explained.count({MULTIMODAL: output["logits"], **alone}, batch["labels"])
+            explained.step()
         optimizer.step()
         optimizer.zero_grad()
     handle.remove()
@@ -214,12 +261,13 @@ def test_where_only_both_together_tell_the_label_dgl_starves_and_adaptive_dgl_is
 def test_the_weights_follow_other_losses(problem_type):
     """Two modalities that repeat one another open the gate, whatever the loss."""
     torch.manual_seed(0)
-    labels = torch.rand(64, 2).round() if problem_type.startswith("multi") else torch.randn(64, 2)
-    chance = ChanceLevel(problem_type, 2)
-    chance.update(chance.statistics(labels))
-    half = float(chance.value()) / 2
+    multi = problem_type.startswith("multi")
+    labels = torch.rand(64, 2).round() if multi else torch.randn(64, 2)
+    logits = (2 * labels - 1) * 1.5 if multi else labels * 0.5
     explained = Explained(["image", "text"], ChanceLevel(problem_type, 2))
-    explained.update({name: torch.tensor(half) for name in (MULTIMODAL, "image", "text")}, labels)
+    explained.count(dict.fromkeys((MULTIMODAL, "image", "text"), logits), labels)
+    explained.step()
+    assert all(0.5 < float(share) < 0.9 for share in explained.shares().values())
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
     adapt(handle, explained, {"image": 1.0, "text": 1.0})
     assert {name: float(alpha) for name, alpha in handle.alpha.items()} == pytest.approx({"image": 1.0, "text": 1.0})

@@ -3,15 +3,21 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
 from safetensors.torch import save_file
 
 from hf_dgl.models.configuration_cross_modal import CrossModalConfig
-from hf_dgl.models.encoders import encode, encoder_class, tower_config
+from hf_dgl.models.encoders import build_encoder, encode, encoder_class, tower_config
 from hf_dgl.models.modeling_cross_modal import CrossModalForSequenceClassification
+from hf_dgl.models.parts import process
+from hf_dgl.models.processing_cross_modal import default_processor
+from tests.devices import put
 from tests.tiny import FAMILIES, SMALL, TEXT, tiny_encoder_config
+
+pytestmark = pytest.mark.device
 
 FREEDOM = "ignore:Support for mismatched key_padding_mask"  # torch's own, about WavLM upstream
 
@@ -20,7 +26,7 @@ def build(family, **kwargs):
     torch.manual_seed(0)
     encoders = {FAMILIES[family].modality: tiny_encoder_config(family)}
     settings = {"num_labels": 3, "fusion_type": "merged_attention", "fusion_dropout": 0.0, **kwargs}
-    return CrossModalForSequenceClassification(CrossModalConfig(encoders=encoders, **settings))
+    return put(CrossModalForSequenceClassification(CrossModalConfig(encoders=encoders, **settings)))
 
 
 # -------------------------------------------------------------------------------------------------------- every family
@@ -31,8 +37,8 @@ def build(family, **kwargs):
 def test_forward_backward_save_load(family, tmp_path):
     row = FAMILIES[family]
     model = build(family).train()
-    batch = {row.modality: row.inputs(3)}
-    model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+    batch = put({row.modality: row.inputs(3)})
+    model(**batch, labels=put(torch.tensor([0, 1, 2]))).loss.backward()
     # DistributedDataParallel stops at trainable parameters without a gradient: no poolers, no unused heads.
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
@@ -42,7 +48,7 @@ def test_forward_backward_save_load(family, tmp_path):
     model.save_pretrained(tmp_path)
     again, info = CrossModalForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
-    assert torch.equal(again(**batch).logits, logits)
+    assert torch.equal(put(again)(**batch).logits, logits)
 
 
 @pytest.mark.filterwarnings(FREEDOM)
@@ -50,7 +56,7 @@ def test_forward_backward_save_load(family, tmp_path):
 def test_tokens_and_mask(family):
     row = FAMILIES[family]
     base = build(family).eval().cross_modal
-    inputs = row.inputs(3)
+    inputs = put(row.inputs(3))
     tokens, mask, _ = encode(row.modality, base.encoders[row.modality], inputs)
     assert tokens.ndim == 3 and tokens.shape[0] == 3 and mask.shape == tokens.shape[:2] and mask.dtype == torch.bool
     padded = inputs.get("attention_mask", inputs.get("pixel_attention_mask"))
@@ -66,7 +72,7 @@ def test_tokens_and_mask(family):
 def test_frame_mask_is_the_one_the_encoder_uses(family):
     row = FAMILIES[family]
     encoder = build(family).eval().cross_modal.encoders["audio"]
-    inputs = row.inputs(3)
+    inputs = put(row.inputs(3))
     tokens, mask, _ = encode("audio", encoder, inputs)
     if family == "w2v_bert":
         expected = inputs["attention_mask"].bool()
@@ -77,16 +83,16 @@ def test_frame_mask_is_the_one_the_encoder_uses(family):
 
 def test_whisper_mask_is_halved_like_its_frames():
     encoder = build("whisper").eval().cross_modal.encoders["audio"]
-    inputs = FAMILIES["whisper"].inputs(3)
+    inputs = put(FAMILIES["whisper"].inputs(3))
     _, mask, _ = encode("audio", encoder, inputs)
     assert torch.equal(mask.sum(1), (inputs["attention_mask"].sum(1) + 1) // 2)
 
 
 def test_audio_shorter_than_a_frame_has_one_frame_and_an_empty_row_none():
     encoder = build("wav2vec2").eval().cross_modal.encoders["audio"]
-    mask = torch.zeros(3, 400, dtype=torch.long)
+    mask = put(torch.zeros(3, 400, dtype=torch.long))
     mask[0], mask[1, :2] = 1, 1
-    tokens, frames, _ = encode("audio", encoder, {"input_values": torch.randn(3, 400), "attention_mask": mask})
+    tokens, frames, _ = encode("audio", encoder, {"input_values": put(torch.randn(3, 400)), "attention_mask": mask})
     assert tokens.isfinite().all() and frames.sum(1).tolist() == [frames.shape[1], 1, 0]
 
 
@@ -95,7 +101,7 @@ def test_group_norm_encoders_get_no_mask_but_the_fusion_does():
     seen = []
     encoder = model.cross_modal.encoders["audio"]
     encoder.register_forward_pre_hook(lambda module, args, kwargs: seen.append(sorted(kwargs)), with_kwargs=True)
-    _, mask, _ = encode("audio", encoder, FAMILIES["wav2vec2_group_norm"].inputs(3))
+    _, mask, _ = encode("audio", encoder, put(FAMILIES["wav2vec2_group_norm"].inputs(3)))
     assert seen == [["input_values"]] and not mask.all()
 
 
@@ -103,15 +109,15 @@ def test_no_encoder_sees_a_row_without_any_input():
     encoder = build("bert").eval().cross_modal.encoders["text"]
     seen = []
     encoder.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    given = torch.tensor([[1, 1, 0], [0, 0, 0]])
-    _, mask, _ = encode("text", encoder, {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": given})
+    given = put(torch.tensor([[1, 1, 0], [0, 0, 0]]))
+    _, mask, _ = encode("text", encoder, {"input_ids": torch.ones_like(given), "attention_mask": given})
     assert seen[0]["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert torch.equal(mask, given.bool())  # what it made of that row is masked
 
 
 def test_frames_of_a_video_become_tokens_one_after_the_other():
     model = build("vit_frames").eval()
-    encoder, video = model.cross_modal.encoders["video"], FAMILIES["vit_frames"].inputs(2)["pixel_values"]
+    encoder, video = model.cross_modal.encoders["video"], put(FAMILIES["vit_frames"].inputs(2)["pixel_values"])
     tokens, _, _ = encode("video", encoder, {"pixel_values": video})
     second = encoder(pixel_values=video[:, 1]).last_hidden_state
     torch.testing.assert_close(tokens[:, tokens.shape[1] // 2 :], second)
@@ -119,7 +125,7 @@ def test_frames_of_a_video_become_tokens_one_after_the_other():
 
 def test_feature_maps_keep_their_positions():
     encoder = build("resnet").eval().cross_modal.encoders["image"]
-    inputs = FAMILIES["resnet"].inputs(2)
+    inputs = put(FAMILIES["resnet"].inputs(2))
     tokens, _, _ = encode("image", encoder, inputs)
     feature_map = encoder(**inputs).last_hidden_state
     torch.testing.assert_close(tokens[:, 1], feature_map[:, :, 0, 1])
@@ -297,7 +303,7 @@ def test_messages(tmp_path):
         tower_config("front", clip)
     with pytest.raises(ValueError, match=r"towers"):
         tower_config("audio", clip)
-    with pytest.raises(ValueError, match=r"Got int as the encoder of modality 'text'"):
+    with pytest.raises(ValueError, match=r"Got 3 as the encoder of modality 'text'"):
         CrossModalForSequenceClassification.from_encoders({"text": 3})
     with pytest.raises(ValueError, match=r"Found no encoder.*AutoModel.register"):
         encoder_class(UnknownConfig())
@@ -369,3 +375,29 @@ def test_code_from_the_hub_only_if_trusted(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match="has to be registered"):
         CrossModalForSequenceClassification.from_pretrained(tmp_path / "saved")
+
+
+AUDIO_FAMILIES = [name for name, family in FAMILIES.items() if family.modality == "audio"]
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+def test_the_shortest_audio_is_remembered_and_read_in_training_too(family: str) -> None:
+    """`mask_time_prob` as in checkpoints: SpecAugment refuses what is shorter than one of its masks."""
+    config = tiny_encoder_config(family)
+    if hasattr(config, "mask_time_prob"):
+        config.mask_time_prob = 0.05
+    processor = default_processor(config)
+    least = getattr(processor, "min_audio_samples", 1)
+    encoder = build_encoder(config)
+    for training in (False, True):
+        encoder.train(training)
+        tokens, mask, _ = encode("audio", encoder, process(processor, [np.ones(least) + np.arange(least)]))
+        assert torch.isfinite(tokens).all() and mask.any()
+    if least > 1:
+        with pytest.raises((RuntimeError, ValueError, AssertionError)):
+            tokens, _, _ = encode("audio", encoder, process(processor, [np.ones(max(1, least - 165))]))
+            assert torch.isfinite(tokens).all()
+
+
+def test_wav2vec2_needs_25_ms() -> None:
+    assert default_processor(tf.Wav2Vec2Config()).min_audio_samples == 400

@@ -59,7 +59,7 @@ def test_base_model_loads_from_a_classifier(tmp_path):
 
 def test_reload_in_another_dtype(tmp_path):
     tiny_model().save_pretrained(tmp_path)
-    model = CrossModalForSequenceClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    model = put(CrossModalForSequenceClassification.from_pretrained(tmp_path, dtype=torch.bfloat16))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     batch = tiny_batch()
     batch["image"]["pixel_values"] = batch["image"]["pixel_values"].bfloat16()
@@ -216,6 +216,7 @@ def test_upstream_trainer_accepts_the_model(tmp_path):
     args = TrainingArguments(
         str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], remove_unused_columns=False,
         use_cpu=current().type == "cpu", disable_tqdm=True, save_strategy="no",
+        dataloader_pin_memory=False,  # the rows are on the device already
     )  # fmt: skip
     trainer = Trainer(tiny_model(), args, train_dataset=list(range(8)), data_collator=lambda rows: dict(batch))
     assert trainer.model_accepts_loss_kwargs is False

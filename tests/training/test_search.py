@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from hf_dgl.method.adaptive import Explained
+from hf_dgl.method.explained import Explained
 from hf_dgl.training.search import hp_space, objective
 from tests.tiny import tiny_model
 from tests.training.test_trainer import SINGLE, Rows, make

@@ -29,8 +29,7 @@ import torch
 from torch import Tensor
 
 from hf_dgl.method.passes import MULTIMODAL
-
-from .processes import sum_over_processes
+from hf_dgl.method.processes import sum_over_processes
 
 _LEAST_OVERFITTING = 1e-4
 
@@ -73,6 +72,7 @@ class Blending:
 
         >>> blending = Blending(["image", "text"])
         >>> loss = blending.total(out.losses)  # at every step
+        >>> blending.count(out.losses)
         >>> blending.end_of_super_epoch({"multimodal": 1.1, "image": 1.5, "text": 1.4})  # losses on new data
     """
 
@@ -84,16 +84,28 @@ class Blending:
         self._before: dict[str, tuple[float, float]] | None = None
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The loss that is trained, a scalar; counts the step.
+        """The loss that is trained, a scalar.
 
         Args:
             losses: Unweighted terms by name. A modality that is not in the batch has none.
         """
-        nothing = torch.zeros_like(losses[MULTIMODAL].detach())
-        values = torch.stack([losses[name].detach() if name in losses else nothing for name in self.names]).double()
-        found = torch.stack([values, values.new_tensor([float(name in losses) for name in self.names])])
-        self._trained = found if self._trained is None else self._trained + found
         return torch.stack([self.weights[name] * losses[name] for name in self.names if name in losses]).sum()
+
+    @torch.no_grad()
+    def count(self, losses: Mapping[str, Tensor], rows: Mapping[str, Tensor | float] | None = None) -> None:
+        """Counts the losses of a batch, or of a part of one; nothing waits for the device.
+
+        Args:
+            losses: As for `total`, but means over rows.
+            rows: How many rows each is a mean of. Default: they weigh alike.
+        """
+        device = losses[MULTIMODAL].device
+        found = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        for column, name in enumerate(self.names):
+            if name in losses:
+                weight = torch.as_tensor(1.0 if rows is None else rows[name], dtype=torch.float64, device=device)
+                found[0, column], found[1, column] = losses[name].detach().double() * weight, weight
+        self._trained = found if self._trained is None else self._trained + found
 
     def end_of_super_epoch(self, validation: Mapping[str, float]) -> None:
         """Estimates the weights anew; every process must call it.

@@ -37,8 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_dgl.method.disentangle import Disentangled
-
-from .processes import sum_over_processes
+from hf_dgl.method.processes import sum_over_processes
 
 
 def true_class_scores(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:

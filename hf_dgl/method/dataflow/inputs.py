@@ -8,13 +8,14 @@ from typing import Any
 
 from hf_dgl.method.modalities import FUSION
 from hf_dgl.method.outputs import tensors_in
+from hf_dgl.method.variation import STRUCTURE
 
 TARGET = "labels"
 """What is to be predicted: never a modality. The inputs of a decoder are of this kind, too (the answer, shifted)."""
 
 _RULES = (  # the first that fits decides
-    (TARGET, r"^(decoder_.*|.*labels?|.*targets?|(start|end)_positions|num_items_in_batch|return_loss)$"),
-    (FUSION, r"^(cross_attention_mask|image_attention_mask|mm_token_type_ids|image_text_alignment)$"),  # between two
+    (TARGET, r"^(decoder_.*|.*labels?|.*targets?|ans(wers?)?|(start|end)_positions|num_items_in_batch|return_loss)$"),
+    (FUSION, r"^(cross_attention_mask|image_attention_mask|(moe_)?mm_token_type_ids|image_text_alignment)$"),  # of two
     ("video", r"video|frame"),
     ("image", r"pixel|image|visual|vision|picture|region|patch|aspect_ratio|spatial_shapes"),
     ("audio", r"audio|speech|sound|wav|spectrogram|input_values|input_features|feature_attention_mask|padding_mask"),
@@ -69,10 +70,32 @@ def group_inputs(
     return {modality: tuple(name for name in batch if name in names) for modality, names in groups.items()}
 
 
+def modalities_in(groups: Mapping[str, Any]) -> list[str]:
+    """The names of the groups that are modalities."""
+    return [name for name in groups if name not in (TARGET, FUSION)]
+
+
+def structure(groups: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The inputs that say where something is, of a batch's [`group_inputs`]; never all of a modality."""
+    found: set[str] = set()
+    for modality, names in groups.items():
+        where = {name for name in names if STRUCTURE.search(name)}
+        if modality != TARGET and (modality == FUSION or where < set(names)):
+            found |= where
+    return frozenset(found)
+
+
+def with_vision(groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Images and videos as one modality, for models that read both with one encoder."""
+    merged = {name: found for name, found in groups.items() if name not in ("image", "video")}
+    return {**merged, "vision": groups["image"] + groups["video"]}
+
+
 def _by_name(name: str, value: Any) -> str | None:
     if isinstance(value, Mapping):
         return name
-    return next((modality for modality, pattern in _RULES if re.search(pattern, name)), None)
+    by_name = next((modality for modality, pattern in _RULES if re.search(pattern, name)), None)
+    return FUSION if by_name is None and STRUCTURE.search(name) else by_name
 
 
 def _of_the_sequence(pending: list[str], groups: Mapping[str, Any], batch: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ class Proposal:
     Attributes:
         model: Class name of the model.
         modalities: What [`hf_dgl.disentangle`] takes.
-        owners: Parameter name -> its modality.
+        owners: Parameter name -> its modalities: one, or those of the encoders that share it.
         fusion: Names of the parameters that belong to no modality.
         unused: Names of the parameters that the output does not depend on (those below an encoder come with it).
         reasons: For each parameter of the fusion, why.
@@ -27,7 +27,7 @@ class Proposal:
 
     model: str
     modalities: dict[str, Modality]
-    owners: dict[str, str]
+    owners: dict[str, frozenset[str]]
     fusion: list[str]
     unused: list[str]
     reasons: dict[str, str]
@@ -37,7 +37,7 @@ class Proposal:
     def __str__(self) -> str:
         lines = [f"{self.model}, watched on one batch:"]
         for name, modality in self.modalities.items():
-            own = [parameter for parameter, owner in self.owners.items() if owner == name]
+            own = [parameter for parameter, owners in self.owners.items() if name in owners]
             lines.append(f"{name} ({', '.join(modality.inputs)}): {self._amount(own)}")
             lines += [f"    {path}" for path in modality.encoder]
             lines += [f"    parameter {_unescaped(pattern)}" for pattern in modality.parameters]

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_dgl.method.checks import CheckReport
 from hf_dgl.method.engine import Engine
 from hf_dgl.method.outputs import entry, loss_of, tensors_in
 
-from .inputs import WHERE_INPUTS_GO
+from .inputs import WHERE_INPUTS_GO, modalities_in
 from .proposal import Proposal
-from .tags import Observation, without_a_trace
+from .tags import Observation, evaluated
 
 
-def refuse_too_few(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+def refuse_too_few(groups: Mapping[str, Sequence[str]]) -> None:
     """The batch must have two modalities."""
+    names = modalities_in(groups)
     if len(names) < 2:
         what = f"only {names[0]!r} ({', '.join(groups[names[0]])})" if names else "none"
         raise ValueError(
@@ -41,26 +43,31 @@ def refuse_contrastive(model: nn.Module, batch: Mapping[str, Any]) -> None:
 
 
 def refuse_unseparated(
-    names: Sequence[str],
-    exits: Mapping[str, Sequence[str]],
-    seen: Observation,
-    groups: Mapping[str, Sequence[str]],
+    exits: Mapping[str, Sequence[str]], seen: Observation, groups: Mapping[str, Sequence[str]]
 ) -> None:
     """Each modality must have an effect, and something that sees it alone."""
-    for name in names:
+    for name in exits:
         if not set(groups[name]) & seen.output.inputs:
             raise ValueError(
                 f"The model's output does not depend on {name!r} ({', '.join(groups[name])}): it is one modality "
                 "less. Does this batch have what the model reads?"
             )
-    for name in names:
+    for name in exits:
         if not exits[name]:
-            first = [path for path, module in seen.modules.items() if set(groups[name]) & module.raw]
-            where = f" It enters at {max(first, key=len)!r}." if first else ""
+            where = f" It enters at {_entrance(seen, groups[name])!r}." if _entrance(seen, groups[name]) else ""
             raise ValueError(
                 f"No module of the model sees {name!r} alone and with weights of its own, so it has no encoder."
                 f"{where} If you know better: `modalities={{'{name}': {{'encoder': ['...']}}, ...}}`."
             )
+
+
+def _entrance(seen: Observation, inputs: Sequence[str]) -> str:
+    """The innermost module of those that read an input first."""
+    entrance = ""
+    for path, module in seen.modules.items():  # in the order of the calls
+        if set(inputs) & module.raw and (not entrance or path.startswith(f"{entrance}.")):
+            entrance = path
+    return entrance
 
 
 def refuse_untrainable(own: Mapping[str, set[str]], seen: Observation, model: nn.Module) -> None:
@@ -80,20 +87,11 @@ def refuse_untrainable(own: Mapping[str, set[str]], seen: Observation, model: nn
 
 def refuse_undefined(model: nn.Module, batch: Mapping[str, Any], proposal: Proposal) -> None:
     """One modality alone must give an output, and a finite one."""
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with (
-            without_a_trace(model),
-            Engine(model.eval(), proposal.modalities) as engine,
-            engine.unimodal_outputs(),
-            torch.no_grad(),
-        ):
+        with evaluated(model), Engine(model, proposal.modalities) as engine, engine.unimodal_outputs():
             alone = entry(model(**batch), "unimodal")
-    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except Exception as error:  # whatever a model says to a call that it is not made for
         raise ValueError(f"The model does not run with one modality alone: {error}\n\n{proposal}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
     for name, output in alone.items():
         loss = loss_of(output)
         values = tensors_in(output if loss is None else loss)
@@ -103,4 +101,18 @@ def refuse_undefined(model: nn.Module, batch: Mapping[str, Any], proposal: Propo
                 "modalities are absent. A contrastive loss is, and so is whatever divides an absent modality's zeros "
                 "by their own norm (CLIP's `image_embeds`). Put a head with a supervised loss on the encoders' "
                 "outputs before they are normalised."
+            )
+
+
+_ROUNDING = 1e-5
+
+
+def refuse_unmoved(report: CheckReport) -> None:
+    """A modality's own loss must move with it: answers that differ in their text alone do not, without the text."""
+    for name, size in report.own_gradient.items():
+        if size < _ROUNDING:
+            raise ValueError(
+                f"The loss of {name} alone does not move with {name}: its gradient there is {size:.0e} of the "
+                "multimodal loss's, which is rounding. Alone, it has nothing to learn from, so there is nothing to "
+                "disentangle. Train jointly (`method: joint`), or with labels that it could predict alone."
             )

@@ -2,14 +2,15 @@
 
 Every tensor is tagged with the inputs that its values depend on; each operation hands the tags of what it reads on to
 what it writes. The tags sit on storages, so views and writes into them share one. Operations that take only the shape
-of a tensor (`zeros_like`) hand nothing on. A parameter seen before any input (class tokens, position tables) is
-carried along until an input meets what was made of it.
+of a tensor (`zeros_like`) hand nothing on, nor do comparisons of whole numbers: which tokens are an image's says where
+it stands, and nothing of the words. A parameter seen before any input (class tokens, position tables) is carried along
+until an input meets what was made of it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,10 +21,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_dgl.method.outputs import loss_of, map_tensors, tensors_in
-from hf_dgl.method.traces import without_a_trace as without_a_trace
+from hf_dgl.method.traces import without_a_trace
 
 _SHAPE_ONLY = ("zeros", "ones", "full", "empty", "rand", "randn", "randint", "sym_")
 """Starts of the names of operations whose values do not depend on those of the tensors that they are given."""
+
+_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "isin"}
 
 
 class Tag(NamedTuple):
@@ -81,18 +84,21 @@ class Observation:
         return {name for position, name in enumerate(self.parameters) if bits >> position & 1}
 
 
-def observe(model: nn.Module, batch: Mapping[str, Any], cut_at: Iterable[str] = ()) -> Observation:
+def observe(
+    model: nn.Module, batch: Mapping[str, Any], cut_at: Iterable[str] = (), unseen: Container[str] = ()
+) -> Observation:
     """Runs `model` once, in eval mode and without a graph; flags, modes, buffers and random state are put back.
 
     Args:
         batch: Keyword arguments of its forward.
         cut_at: Paths of modules whose outputs count as depending on nothing: what is left at the output came past
             them.
+        unseen: Inputs that count as nothing: those that say where something is.
     """
     watch = _Watch(model, frozenset(cut_at))
     batch = {name: map_tensors(torch.Tensor.clone, value) for name, value in batch.items()}  # labels may be the inputs
     for name, value in batch.items():
-        for tensor in tensors_in(value):
+        for tensor in [] if name in unseen else tensors_in(value):
             watch.put(tensor, Tag(frozenset([name])))
     with _unobtrusive(model), watch.on_modules(), watch:
         output = model.forward(**batch)
@@ -109,21 +115,30 @@ def observe(model: nn.Module, batch: Mapping[str, Any], cut_at: Iterable[str] = 
 
 
 @contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without a graph inside, and afterwards as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with without_a_trace(model), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def _unobtrusive(model: nn.Module) -> Iterator[None]:
     """No graph because nothing requires gradients (rather than by `no_grad`: that of the model shall be seen)."""
-    modes = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with without_a_trace(model), torch.enable_grad():
+        with evaluated(model), torch.enable_grad():
             yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-        for module, training in modes:
-            module.training = training
 
 
 class _Watch(TorchDispatchMode):
@@ -187,6 +202,8 @@ class _Watch(TorchDispatchMode):
         tag = self.of(given)
         output = func(*args, **kwargs)
         if func.__name__.removeprefix("new_").startswith(_SHAPE_ONLY):
+            return output
+        if func.__name__.split(".")[0] in _COMPARISONS and not any(t.is_floating_point() for t in given):
             return output
         self._note(tag)
         if tag.inputs:  # what was carried has met them

@@ -39,7 +39,9 @@ def test_no_overfitting_at_all_is_no_division_by_zero():
 def step(blending, losses, rows=2):
     """`rows` equal steps; returns the loss of the last."""
     for _ in range(rows):
-        total = blending.total({name: torch.tensor(loss, requires_grad=True) for name, loss in losses.items()})
+        terms = {name: torch.tensor(loss, requires_grad=True) for name, loss in losses.items()}
+        total = blending.total(terms)
+        blending.count(terms)
     return total.detach()
 
 

@@ -264,5 +264,5 @@ def test_it_is_for_classes_only(tmp_path, problem_type):
 
 
 def test_alpha_below_zero(tmp_path):
-    with pytest.raises(ValueError, match="`ogm_alpha` must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="ogm_alpha: expected a number from 0 to 1000, got -1"):
         make(tmp_path, model=tiny_model(("image", "text"), **SINGLE), method="ogm_ge", ogm_alpha=-1.0)
