@@ -14,8 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_dgl.method.methods import IN_WORDS
 from hf_dgl.models.encoders import encoder_class
-from hf_dgl.reports.curves import PICTURES
+from hf_dgl.reports.curves import PICTURES, described, panels
 from hf_dgl.reports.model_picture import MODEL_PICTURE
+from hf_dgl.reports.model_tree import count, inspect_model
 from hf_dgl.reports.result_tables import HEADLINES, results_so_far, results_table
 
 from .markdown import cell, code, fence_around, link, plain
@@ -99,7 +100,7 @@ def create_model_card(
         has_test="test" in metrics,
         step=None if is_done else trainer.state.global_step,
         resumed=map(plain, (trainer.state.stateful_callbacks or {}).get("ResumedWith", [])),
-        pictures=[] if checkpoint else [name for name in (MODEL_PICTURE, *PICTURES) if (folder / name).is_file()],
+        pictures={} if checkpoint else _pictures(trainer, folder, modalities, problem_type),
         report=is_done and (folder / "report.html").is_file(),
         missing=_missing(metrics, modalities, problem_type),
         recipe=recipe_text,
@@ -135,7 +136,7 @@ def _answers(config: Any, problem_type: str) -> str:
     """What the model puts out, in words."""
     labels = [str(label) for _, label in sorted((getattr(config, "id2label", None) or {}).items())]
     if problem_type == "regression":
-        return "a number"
+        return "a number" if len(labels) < 2 else f"numbers: {', '.join(map(code, labels))}"
     shown = ", ".join(code(label) for label in labels[:_MANY_LABELS])
     shown += f", ... ({len(labels)} in all)" if len(labels) > _MANY_LABELS else ""
     return f"{'any' if problem_type == 'multi_label_classification' else 'one'} of these labels: {shown}"
@@ -151,6 +152,21 @@ def _missing(metrics: Mapping[str, Mapping[str, float]], modalities: Sequence[st
     found = [(name, scores[f"{metric}_{name}"]) for name in modalities if f"{metric}_{name}" in scores]
     fused = f"{title} {scores[metric]:.3f} with all of them ({stage} split)" if metric in scores else ""
     return [fused, *(f"{score:.3f} with {name} only" for name, score in found)] if fused and found else []
+
+
+def _pictures(trainer: Any, folder: Path, modalities: Sequence[str], problem_type: str) -> dict[str, str]:
+    """File -> what it shows, in words and numbers, for those who do not see it."""
+    log, classes = trainer.state.log_history, getattr(getattr(trainer.model, "config", None), "num_labels", None)
+    found = panels(log, modalities, problem_type, classes)
+    told = {
+        name: " ".join(described(found[panel]) for panel in shown if panel in found)
+        for name, shown in PICTURES.items()
+    }
+    if trainer.disentangled is not None:
+        groups = inspect_model(trainer.disentangled).groups
+        sizes = ", ".join(f"{name} {count(group.parameters)} ({group.share:.0%})" for name, group in groups.items())
+        told = {MODEL_PICTURE: f"Encoders below, fusion above. Parameters: {sizes}.", **told}
+    return {name: text for name, text in told.items() if (folder / name).is_file()}
 
 
 def _eval_results(

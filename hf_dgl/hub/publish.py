@@ -10,9 +10,8 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd
 
-from hf_dgl.inference.demo import space_files
-
 from .sending import Sending
+from .space import space_files
 from .uploads import explaining, hub_api
 
 

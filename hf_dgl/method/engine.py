@@ -48,7 +48,7 @@ class Engine:
         self.partition: Partition = resolve(self.model, modalities)
         self.alpha = self.partition.per_modality("alpha", alpha, upper=None)
         self.multimodal_to_encoders = self.partition.per_modality(
-            "multimodal_to_encoders", multimodal_to_encoders, upper=1.0
+            "multimodal_to_encoders", multimodal_to_encoders, 1.0
         )
         self.unimodal_to_fusion = unimodal_to_fusion
         self.cuts: dict[str, Cut] = {}
@@ -209,8 +209,7 @@ class Engine:
 
     @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Forward hook of the model: runs the remaining passes and gathers their outputs. Called after failures,
-        too."""
+        """Forward hook of the model: runs the remaining passes and gathers their outputs. Also after failures."""
         run, self._run = self._run, None
         if run is None:
             return None
@@ -333,8 +332,7 @@ class Engine:
     # ---- reuse or run again -----------------------------------------------------------------------------------
 
     def _plan(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
-        """The cuts for the present modalities and current `requires_grad` flags, by a trial forward for each new
-        case."""
+        """The cuts for the present modalities and `requires_grad` flags, by a trial forward for each new case."""
         flags = tuple(parameter.requires_grad for parameter, _ in self.partition.parameters())
         key = (flags, tuple(present), self.reads_all_outputs)
         if key not in self._plans:
@@ -356,11 +354,8 @@ class Engine:
 
         What neither finds (an encoder without gradients, say) runs again, which is right for all models.
         """
-        if (
-            not self._looked
-            and not torch.is_inference_mode_enabled()
-            and any(name not in self.cuts for name in present)
-        ):
+        unknown = any(name not in self.cuts for name in present)
+        if unknown and not self._looked and not torch.is_inference_mode_enabled():
             self._looked = True
             with suppress(ValueError, torch.OutOfMemoryError):
                 self.look_at(call)

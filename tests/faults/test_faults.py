@@ -125,7 +125,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     runs.add("removed", short, fault={"remove_folder_in_step": 4})
     runs.add("removed_in_a_save", short, fault={"remove_folder_in_save": 4})
     runs.add("again", "--max_steps=2")
-    runs.add("again", "--max_steps=2", "--seed=1", fault={"kill_in_file": "again/model.safetensors"})
+    runs.add(
+        "again",
+        "--max_steps=2",
+        "--seed=1",
+        "--overwrite_output_dir",
+        fault={"kill_in_file": "again/model.safetensors"},
+    )
     try:
         runs.start()
         yield runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +15,17 @@ import yaml
 from PIL import Image
 
 from hf_dgl.cli import main
+from hf_dgl.hub.space import space_files
 from hf_dgl.inference.cross_modal_pipeline import CrossModalPipeline
-from hf_dgl.inference.demo import (
-    MOST_MEGABYTES,
-    _check_pixels,
-    _check_seconds,
-    answer,
-    build,
-    launch_settings,
-    space_files,
-)
+from hf_dgl.inference.demo import MOST_MEGABYTES, _check_pixels, _check_seconds, answer, build, launch_settings
 from tests import tiny
+from tests.browser import SCREENS, browser, overflow, violations
 
-CHROMIUM = shutil.which("chromium")
+GRADIOS_OWN = (
+    'aria-prohibited-attr: <div aria-label="Empty value"',
+    'label-content-name-mismatch: <button class="upload',
+)
+"""What axe finds in components that we do not write."""
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +111,12 @@ def test_no_analytics() -> None:
 
 @pytest.fixture
 def page(address: str) -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+    with browser() as chromium:
+        page = chromium.new_page()
         page.outside = []
         page.on("request", lambda request: page.outside.append(request.url) if _is_outside(request.url) else None)
         page.goto(address)
         yield page
-        browser.close()
 
 
 def _is_outside(url: str) -> bool:
@@ -156,6 +148,51 @@ def test_a_file_that_is_no_image_in_a_browser(page: Any, tmp_path: Path) -> None
     page.locator("img[src*='no.png']").first.wait_for(state="attached", timeout=20_000)
     page.get_by_role("button", name="Ask the model").click()
     page.locator("#note").get_by_text("That did not work").wait_for(timeout=20_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_it_can_be_read_and_named(address: str, width: int, scheme: str) -> None:
+    """Nothing juts out, contrast is at least 4.5, and what screen readers need is there."""
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto(address)
+        ask, clear = (page.get_by_role("button", name=name) for name in ("Ask the model", "Clear"))
+        ask.wait_for()
+        page.wait_for_timeout(500)  # colours fade in
+        found = [line for line in violations(page) if not line.startswith(GRADIOS_OWN)]
+        assert overflow(page) <= 0 and found == []
+        assert page.get_by_role("heading", level=1).inner_text() == "A multimodal model"
+        upper, lower = ask.bounding_box(), clear.bounding_box()
+        assert upper["y"] < lower["y"] if width == 390 else upper["x"] < lower["x"]
+
+
+def test_the_page_bears_the_models_name_and_examples(
+    pipeline: CrossModalPipeline, picture: str, tmp_path: Path
+) -> None:
+    pipeline.save_pretrained(tmp_path / "digits")
+    app = build(
+        str(tmp_path / "digits"), examples=[{"image": picture, "text": "a digit", "label": "red"}], device="cpu"
+    )
+    assert app.title == "digits - hf_dgl"
+    (examples,) = [block for block in app.blocks.values() if type(block).__name__ == "Dataset"]
+    assert len(examples.samples) == 1 and examples.samples[0][1] == "a digit"
+
+
+@pytest.mark.slow
+def test_an_example_is_one_click(pipeline: CrossModalPipeline, picture: str) -> None:
+    app = build(pipeline, examples=[{"image": picture, "text": "a digit", "label": "red"}])
+    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    try:
+        with browser() as chromium:
+            page = chromium.new_page()
+            page.goto(url)
+            page.get_by_text("a digit", exact=True).click()
+            page.locator("img[src*='red']").first.wait_for(timeout=20_000)
+            page.get_by_role("button", name="Ask the model").click()
+            page.locator("#note").get_by_text("From the image and text").wait_for(timeout=20_000)
+    finally:
+        app.close()
 
 
 # ---- whoever reaches the page can send it anything ----------------------------------------------------------------
