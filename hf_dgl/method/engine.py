@@ -46,10 +46,9 @@ class Engine:
         if handle_on(self.model) is not None:
             raise ValueError("The model is disentangled already: call `remove()` on the first handle.")
         self.partition: Partition = resolve(self.model, modalities)
-        self.alpha = self.partition.per_modality("alpha", alpha, upper=None)
-        self.multimodal_to_encoders = self.partition.per_modality(
-            "multimodal_to_encoders", multimodal_to_encoders, 1.0
-        )
+        per_modality = self.partition.per_modality
+        self.alpha = per_modality("alpha", alpha, upper=None)
+        self.multimodal_to_encoders = per_modality("multimodal_to_encoders", multimodal_to_encoders, upper=1.0)
         self.unimodal_to_fusion = unimodal_to_fusion
         self.cuts: dict[str, Cut] = {}
         self.scores_alone = False
@@ -381,8 +380,7 @@ class Engine:
             return
         for modules in self.partition.encoders.values():
             for path, module in modules.items():
-                called = functools.partial(self._encoder_called, path)
-                hook = module.register_forward_hook(called, with_kwargs=True)
+                hook = module.register_forward_hook(functools.partial(self._encoder_called, path), with_kwargs=True)
                 self._encoder_hooks.append(hook)
                 if self._copies_are_plain:
                     self._undo.append(leave_behind(module, [hook]))
