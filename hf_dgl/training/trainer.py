@@ -142,7 +142,7 @@ class DGLTrainer(EvaluatingTrainer):
         self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
         self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
-        self.add_callback(RememberExplained(lambda: self.explained))
+        self.add_callback(RememberExplained(lambda: self.explained, lambda: self._handle_in_use().has_passes))
 
     def _begin_with(self, model: nn.Module) -> None:
         """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
@@ -150,7 +150,7 @@ class DGLTrainer(EvaluatingTrainer):
         problem_type = getattr(getattr(model, "config", None), "problem_type", None)
         self._begin_baseline(self.disentangled, problem_type)
         self.explained = None
-        if problem_type is not None and (self.disentangled.has_passes or self._method.adaptive):
+        if problem_type is not None:
             config: Any = model.config
             width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
             self.explained = Explained(list(self.disentangled.alpha), ChanceLevel(problem_type, width or 1))
