@@ -244,3 +244,51 @@ def test_labels_that_say_nothing_of_the_problem_type_are_told_once(tmp_path, cap
     assert "explained_image" not in found[-1] and "loss_image" in found[-1]
     with pytest.raises(ValueError, match="What 'multimodal' explains cannot be measured: labels are class ids"):
         make(tmp_path, labels=labels, func=soft, method="adaptive_dgl").train()
+
+
+# ---- fp16 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_scaler(monkeypatch):
+    """What fp16 has on a GPU: a scaler that skips steps whose gradients are not finite."""
+    monkeypatch.setattr(DGLTrainer, "_scaler_skips", True)
+
+    def put_on(trainer):
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        return trainer
+
+    return put_on
+
+
+def infinite_in(*steps):
+    """A loss that is infinite in these steps (of three passes each)."""
+    calls = iter(range(10_000))
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        value = cross_entropy(outputs["logits"], labels)
+        return value * torch.inf if next(calls) // 3 in steps else value
+
+    return loss
+
+
+@pytest.mark.parametrize("logging_steps", [1, 4])
+def test_one_infinite_loss_that_the_scaler_skips_does_not_end_a_run(logging_steps, a_scaler, tmp_path):
+    trainer = a_scaler(make(tmp_path, func=infinite_in(1), logging_steps=logging_steps, save_strategy="epoch"))
+    trainer.train()
+    assert trainer.state.global_step == 4 and weights(trainer).isfinite().all()
+    found = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(found) == 4 // logging_steps
+    finite = [value for entry in found for key, value in entry.items() if key.startswith(("loss_", "explained_"))]
+    assert finite and all(abs(value) < 10 for value in finite)
+
+
+def test_a_loss_that_is_never_finite_ends_the_run(a_scaler, tmp_path):
+    trainer = a_scaler(make(tmp_path, func=infinite_in(*range(3, 100)), max_steps=50))
+    with pytest.raises(FloatingPointError, match="many batches in a row is not finite at step 13"):
+        trainer.train()
+
+
+def test_without_a_scaler_an_infinite_loss_ends_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        make(tmp_path, func=infinite_in(1)).train()
