@@ -53,6 +53,11 @@ class DGLTrainer(EvaluatingTrainer):
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
 
+    The loss may be computed in every way that a Trainer knows: by the model, with label smoothing, by
+    `compute_loss_func`, or by a subclass's `compute_loss`. The last is run once for each pass of a step, and the model
+    that it is given answers with the output of that pass; so it calls that model once, and reads nothing trainable
+    beside its output (else it is an error at the first step).
+
     Args:
         model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
         args: The method's settings are fields of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from torch.utils.data import default_collate
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.training.items import MEAN, SHARE
+from hf_dgl.training.parallelism import leave_process_group
 from tests.architectures_tiny import TINY
+from tests.processes import as_launched
 
 ROWS = 4
 WRITERS = {
@@ -103,3 +106,23 @@ def test_half_a_share_is_refused_where_batches_are_cut(tmp_path):
     trained(make(name, tmp_path, ROWS, 1, Mixed))
     with pytest.raises(ValueError, match="a part of it is divided by that number and a part is not"):
         make(name, tmp_path, 1, ROWS, Mixed).train()
+
+
+def in_each_process(rank: int, folder: str) -> None:
+    for name in FAST:
+        trainer = make(name, f"{folder}/{name}", ROWS // 2, 1)
+        found = trained(trainer)
+        if rank == 0:
+            torch.save((found, trainer.state.log_history[-2]), f"{folder}/{name}.pt")
+    leave_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    as_launched(in_each_process, str(tmp_path))
+    for name in FAST:
+        whole = make(name, tmp_path, ROWS, 1)
+        weights, log = torch.load(Path(tmp_path, f"{name}.pt"))
+        same(trained(whole), weights)
+        for key in [key for key in log if key.startswith("loss")]:
+            assert whole.state.log_history[-2][key] == pytest.approx(log[key], rel=1e-4), key
