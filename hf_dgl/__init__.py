@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         FlavaForSequenceClassification,
     )
     from .recipe import Recipe, load_recipe
+    from .recipe.finetune import finetune
     from .training import DGLTrainer, DGLTrainingArguments
 
 __version__ = "0.2.0"
@@ -44,6 +45,7 @@ __all__ = [
     "Modality",
     "Recipe",
     "disentangle",
+    "finetune",
     "load_recipe",
     "pipeline",
 ]
@@ -62,6 +64,7 @@ _HOMES = {
     "Modality": "method",
     "Recipe": "recipe",
     "disentangle": "architectures",
+    "finetune": "recipe.finetune",
     "load_recipe": "recipe",
     "pipeline": "inference",
 }

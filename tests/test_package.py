@@ -34,7 +34,7 @@ def in_an_interpreter(*words: str) -> tuple[subprocess.CompletedProcess[str], fl
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["--help"], 0, "hf-dgl train recipes/quickstart/image_text.yaml"),
+        (["--help"], 0, "hf-dgl train quickstart/image_text"),
         (["--version"], 0, f"hf-dgl {hf_dgl.__version__}"),
         (["trian"], 2, "did you mean 'train'?"),
     ],

@@ -17,6 +17,7 @@ import hf_dgl.models
 from hf_dgl.architectures import ARCHITECTURES, architecture_of, disentangle, modalities_of
 from hf_dgl.data import CrossModalCollator, LabelSpec
 from hf_dgl.data.native_collator import NativeCollator
+from hf_dgl.install import shipped_recipes
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.models.native import NativeProcessor, class_of, head_of, is_native, load_native, load_trained
 from hf_dgl.reports.model_tree import Inspection, inspect_model
@@ -165,7 +166,7 @@ def load_model_and_batch(
     Raises:
         ValueError: if there is no such model.
     """
-    if source.endswith((".yaml", ".yml")):
+    if source.endswith((".yaml", ".yml")) or source in shipped_recipes():
         from hf_dgl.recipe.assembly import assemble
         from hf_dgl.recipe.recipe import load_recipe
 

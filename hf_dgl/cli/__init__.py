@@ -15,9 +15,27 @@ from typing import NoReturn
 
 import hf_dgl
 
-from . import benchmark, compare, data, demo, diagnose, env, evaluate, export, inspect, predict, push, train
+from . import (
+    benchmark,
+    compare,
+    completion,
+    data,
+    demo,
+    diagnose,
+    env,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    push,
+    recipes,
+    train,
+)
 
-_COMMANDS = [data, train, evaluate, predict, demo, export, inspect, diagnose, compare, benchmark, push, env]
+_COMMANDS = [
+    *(recipes, data, train, evaluate, predict, demo, export, inspect, diagnose, compare, benchmark, push),
+    *(completion, env),
+]
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
@@ -29,28 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 when `hf-dgl data` found broken rows; 2 when the user's input is at fault, with one
-        message on stderr.
+        message on stderr; 130 after Ctrl-C.
 
     Example:
 
         >>> main(["env"])
         0
     """
-    parser = _Parser(
-        prog="hf-dgl",
-        description="Fine-tune multimodal transformers with disentangled gradient learning.",
-        epilog="Type first: hf-dgl train recipes/quickstart/image_text.yaml",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"hf-dgl {hf_dgl.__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
-    )
-    for command in _COMMANDS:
-        command.add_parser(commands, common)
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = build_parser().parse_known_args(argv)
     try:
         code: int | None = arguments.run(arguments, rest)
     except _USER_ERRORS as error:
@@ -59,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # one message, however many processes were launched
             print(f"hf-dgl {arguments.command}: {_message(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if arguments.traceback:
+            raise
+        print(f"hf-dgl {arguments.command}: {arguments.when_interrupted}", file=sys.stderr)
+        return 130
     if "WORLD_SIZE" in os.environ:  # started by a launcher
         from hf_dgl.training.parallelism import leave_process_group  # imports torch, which `--help` must not wait for
 
@@ -66,13 +75,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or 0
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `hf-dgl`, with every command. Keys of recipes are not in it: those are read by `hf_dgl.recipe`."""
+    parser = _Parser(
+        prog="hf-dgl",
+        description="Fine-tune multimodal transformers with disentangled gradient learning.",
+        epilog="Type first: hf-dgl train quickstart/image_text",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"hf-dgl {hf_dgl.__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    common.set_defaults(when_interrupted="stopped.")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
+    for command in _COMMANDS:
+        command.add_parser(commands, common)
+    return parser
+
+
 class _Parser(argparse.ArgumentParser):
     """Guesses which command was meant."""
 
     def error(self, message: str) -> NoReturn:
         names = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
-        typed = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-        if "invalid choice" in message and (near := difflib.get_close_matches(typed, names, 1)):
+        typed = message.partition("invalid choice: '")[2].partition("'")[0]
+        if typed and (near := difflib.get_close_matches(typed, names, 1)):
             message = f"no command {typed!r}: did you mean {near[0]!r}? Commands: {', '.join(names)}."
         super().error(message)
 

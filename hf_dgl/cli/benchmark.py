@@ -59,7 +59,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from hf_dgl.analysis.benchmark.picture import plot_sweep
     from hf_dgl.analysis.benchmark.shapes import Shape, reshaped
     from hf_dgl.recipe.recipe import load_recipe
+    from hf_dgl.reports.drawing import check_file, check_picture
 
+    check_file("--json", arguments.json)
+    check_picture("--plot", arguments.plot)
     sizes = {name: value for name in _SIZES if (value := getattr(arguments, name)) is not None}
     options = {
         "steps": arguments.steps,
@@ -76,8 +79,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         result = benchmark_shape(Shape(**sizes), **options)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-    if arguments.plot:
-        plot_sweep(result.sweep, arguments.plot)
     columns, rows = result.table()
     table = Table(title="one training step, and its ratio to joint training; MiB of activations")
     for index, column in enumerate(columns):
@@ -91,3 +92,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     console.print(f"DGL's FLOPs above the floor: {result.above_floor:.1%}", highlight=False)
     if result.bookkeeping_share is not None:
         console.print(f"DGL's share outside of forwards and backward: {result.bookkeeping_share:.2%}", highlight=False)
+    if arguments.plot:
+        plot_sweep(result.sweep, arguments.plot)
+        console.print(f"The plot is in {arguments.plot}", highlight=False, soft_wrap=True)

@@ -17,13 +17,13 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="train a recipe under several methods and seeds: means, spreads and paired tests on the test split",
         usage="hf-dgl compare [-h] [--traceback] RECIPE [--methods METHODS] [--seeds SEED ...] "
         "[--sweep KEY=VALUE,... ...]\n"
-        "                      [--contributions] [--probes] [--compare_dir COMPARE_DIR] [--jobs JOBS]\n"
+        "                      [--contributions] [--probes] [--output_dir DIR] [--jobs JOBS]\n"
         "                      [--key value ...]",
         description="Train a recipe under several methods and seeds. Complete runs are not repeated, and a run that "
         "fails does not stop the others. `--key value` words override the recipe in every run. The tables are printed "
         "and, with every number, left as comparison.md, comparison.json and comparison.png.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, e.g. recipes/quickstart/image_text.yaml")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a name that `hf-dgl recipes` lists")
     parser.add_argument(
         "--methods",
         default="joint,dgl",
@@ -43,9 +43,14 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
     )
     parser.add_argument("--probes", action="store_true", help="add a linear probe of each encoder's features")
-    parser.add_argument("--compare_dir", default=None, help="a folder per run; default: outputs/compare-RECIPE")
+    parser.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        default=None,
+        help="a folder per run goes there; default: outputs/compare-RECIPE",
+    )
     parser.add_argument("--jobs", type=int, default=None, help="runs at a time; default: one per GPU, else 1")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="stopped. The same command goes on: complete runs are kept.")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -65,7 +70,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 arguments.recipe,
                 arguments.methods.split(","),
                 arguments.seeds,
-                arguments.compare_dir,
+                arguments.output_dir,
                 overrides=rest,
                 jobs=arguments.jobs,
                 sweeps=sweeps,

@@ -1,9 +1,11 @@
-"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--key value ...]`."""
+"""`hf-dgl data [RECIPE] [--json] [--preview FILE] [--save_rows N DIR] [--key value ...]`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 _STREAM_ROWS = 1000
@@ -17,51 +19,121 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         allow_abbrev=False,
         help="what is in a recipe's data: counts, broken files, duplicates, lengths",
-        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--key value ...]",
+        usage="hf-dgl data [-h] [--traceback] [RECIPE] [--json] [--preview FILE] [--save_rows N DIR] "
+        "[--key value ...]",
         description="Read all data of a recipe once, as training would, and report rows and classes per split, broken "
         "and missing files, duplicates across splits, lengths against what the encoders can take, and what the most "
         "frequent class alone would score. The recipe may be left out, as for `hf-dgl train`: --data my.csv --image "
-        "COLUMN --text COLUMN --label COLUMN --encoders image=... text=... The exit code is 1 if a row is broken.",
+        "COLUMN --text COLUMN --label COLUMN --encoders image=... text=... And so may the encoders: --data my.csv "
+        "--label COLUMN looks at all columns. The exit code is 1 if a row is broken.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every row that was found")
     parser.add_argument("--preview", metavar="FILE", help="draw some training rows to this file (png, pdf, svg)")
+    parser.add_argument(
+        "--save_rows",
+        nargs=2,
+        metavar=("N", "DIR"),
+        help="write N rows, of the test split if there is one, as files into this folder, to try a model on",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """Prints the report."""
-    from datasets import Dataset, IterableDataset
-
     from hf_dgl.data.report import inspect_data
-    from hf_dgl.data.streaming import head
-    from hf_dgl.models.encoder_specs import resolve_encoder
-    from hf_dgl.recipe.assembly import build_processor, load_splits
     from hf_dgl.recipe.recipe import load_recipe, split_words
+    from hf_dgl.reports.drawing import check_picture
 
-    recipe = load_recipe(*split_words(rest))
-    wanted: Any = recipe.model.encoders or {}
-    encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
-    modalities = list(encoders) or build_processor(recipe, {}, Dataset.from_dict({})).modalities
-    splits: Any = load_splits(recipe, modalities)
-    note = ""
-    if any(isinstance(part, IterableDataset) for part in splits.values()):
-        splits = {split: head(part, _STREAM_ROWS) for split, part in splits.items()}
-        note = f"The data is streamed: only the first {_STREAM_ROWS:,} rows of each split were read."
-    processor = build_processor(recipe, encoders, splits["train"])
+    check_picture("--preview", arguments.preview)
+    num_saved = _check_save_rows(arguments.save_rows)
+    recipe = load_recipe(*split_words(rest), needs_model=False)
+    is_named = recipe.model.encoders is not None or recipe.model.model_name_or_path is not None
+    splits, processor, note = _as_trained(recipe) if is_named else _merely_seen(recipe)
     data = recipe.data
     report = inspect_data(
         splits, processor, recipe.model.problem_type, data.class_names, data.preprocessing_num_workers
     )
     report.note = note
-    if arguments.preview:
-        from hf_dgl.data.preview import draw_preview
-
-        draw_preview(splits["train"], processor, arguments.preview)
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         _print(report)
+    if arguments.save_rows:
+        _save_rows(splits, processor, num_saved, arguments.save_rows[1], arguments.json)
+    if arguments.preview:
+        from hf_dgl.data.preview import draw_preview
+
+        draw_preview(splits["train"], processor, arguments.preview)
     return 1 if report.is_broken else 0
+
+
+def _check_save_rows(words: list[str] | None) -> int:
+    """How many rows are wanted."""
+    if words is None:
+        return 0
+    from hf_dgl.data.saved_rows import check_rows_folder
+
+    if not words[0].isdigit() or int(words[0]) < 1:
+        raise ValueError(f"--save_rows: expected a number and a folder, e.g. `--save_rows 3 rows`, got {words!r}.")
+    check_rows_folder(words[1])
+    return int(words[0])
+
+
+def _save_rows(splits: Any, processor: Any, num_rows: int, folder: str, is_quiet: bool) -> None:
+    from hf_dgl.data.saved_rows import ROWS, read_rows, save_rows
+
+    split = next(name for name in ("test", "validation", "train") if name in splits)
+    rows = save_rows(splits[split], processor, folder, num_rows)
+    if is_quiet:
+        return
+    given = {name: value for name, value in read_rows(folder)[0].items() if name != "label" and value is not None}
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items()]
+    print(f"{len(rows)} rows of the {split} split are in {folder}. Try a model on them:")
+    print(f"  hf-dgl predict OUT {' '.join(words)}")
+    print(f"  hf-dgl predict OUT --input {Path(folder, ROWS)} --output answers.jsonl")
+
+
+def _as_trained(recipe: Any) -> tuple[Any, Any, str]:
+    """Splits and the processor of the recipe's model, and what to note."""
+    from datasets import Dataset
+
+    from hf_dgl.models.encoder_specs import resolve_encoder
+    from hf_dgl.recipe.assembly import build_processor, load_splits
+
+    wanted: Any = recipe.model.encoders or {}
+    encoders = {name: resolve_encoder(name, value) for name, value in wanted.items()}
+    modalities = list(encoders) or build_processor(recipe, {}, Dataset.from_dict({})).modalities
+    splits, note = _counted(load_splits(recipe, modalities))
+    return splits, build_processor(recipe, encoders, splits["train"]), note
+
+
+def _merely_seen(recipe: Any) -> tuple[Any, Any, str]:
+    """Splits and a processor that reads columns as what they hold, where no model is named."""
+    from hf_dgl.data.looking import LookingProcessor, kinds_of_columns
+    from hf_dgl.recipe.assembly import load_splits
+
+    names = [name for name in recipe.data.column_mapping or {} if name != "label"]
+    splits, note = _counted(load_splits(recipe, names or None))
+    processor = LookingProcessor(kinds_of_columns(splits["train"], names or None))
+    processor.allow_urls = recipe.data.allow_urls
+    read = ", ".join(f"{name} ({kind})" for name, kind in processor.kinds.items())
+    return (
+        splits,
+        processor,
+        f"Read: {read}. With --encoders, lengths are held against what they can take. {note}".strip(),
+    )
+
+
+def _counted(splits: Any) -> tuple[Any, str]:
+    """Splits with a length, and what to note of streams."""
+    from datasets import IterableDataset
+
+    from hf_dgl.data.streaming import head
+
+    if not any(isinstance(part, IterableDataset) for part in splits.values()):
+        return splits, ""
+    note = f"The data is streamed: only the first {_STREAM_ROWS:,} rows of each split were read."
+    return {split: head(part, _STREAM_ROWS) for split, part in splits.items()}, note
 
 
 def _print(report: Any) -> None:
@@ -128,7 +200,7 @@ def _lines(splits: list[Any]) -> list[tuple[str, list[str]]]:
             lines.append((f"{name}: pixels", sizes))
             if any(split.transparent.get(name) for split in splits):
                 there = [f"{split.transparent.get(name, 0):,}" for split in splits]
-                lines.append((f"{name}: transparent (--image_background)", there))
+                lines.append(("  transparent", there))
     return lines
 
 

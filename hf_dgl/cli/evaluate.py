@@ -33,9 +33,13 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints one JSON object: accuracy, accuracy_<modality>, f1, ..."""
+    from hf_dgl.models.finding import check_source
     from hf_dgl.recipe.finetune import evaluate
     from hf_dgl.recipe.recipe import load_recipe
 
+    check_source(arguments.model)
+    if arguments.recipe is None and not Path(arguments.model, "recipe.yaml").is_file():
+        raise ValueError(f"Nothing says which data to score {arguments.model} on: name a recipe, `--recipe RECIPE`.")
     recipe = load_recipe(arguments.recipe or Path(arguments.model, "recipe.yaml"), rest)
     with redirect_stdout(sys.stderr):  # the Trainer's progress callbacks print; stdout is for the JSON
         metrics: dict[str, Any] = dict(evaluate(arguments.model, recipe, split=arguments.split))

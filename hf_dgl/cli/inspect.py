@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.model is None:
         raise ValueError("Nothing to inspect: give a recipe, a folder, a Hub id or a class, or --list.")
     from hf_dgl.analysis.inspection import inspect_source
+    from hf_dgl.reports.drawing import check_picture
 
+    check_picture("--picture", arguments.picture)
     found = inspect_source(
         arguments.model,
         check=arguments.check,
@@ -53,14 +55,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         partition=arguments.partition,
         overrides=rest,
     )
-    if arguments.picture:
-        from hf_dgl.reports.model_picture import draw_model
-
-        draw_model(found, arguments.picture)
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         _print(found)
+    if arguments.picture:
+        from hf_dgl.reports.model_picture import draw_model
+
+        draw_model(found, arguments.picture)
     return 1 if found.passed is False else 0
 
 

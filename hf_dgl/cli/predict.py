@@ -52,7 +52,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="at a row that cannot be read: stop (default), or write its error and go on",
     )
     file.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted="stopped. The same command goes on with the rows that are left.")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if not named:
         raise ValueError(f"Nothing to label: give at least one of {_spelled(model.modalities)}; or --input, --output.")
     answer = model(**named, top_k=arguments.top_k, unimodal=not arguments.fused_only, long_audio=arguments.long_audio)
+    if len(named) == 1:  # what it alone says is the answer
+        answer.pop("modalities", None)
     print(json.dumps(answer, ensure_ascii=False))
 
 

@@ -54,7 +54,7 @@ def read_folder(path: Path, streaming: bool = False) -> dict[str, Source] | None
         ValueError: several tables that may be meant, metadata without `file_name`, files that lie in no class folder.
     """
     tables = _tables_of(path)
-    if named := _by_split(tables):
+    if named := _by_split(path, tables):
         _say_what_is_left(path, tables, named)
         return {split: _read_all(files, streaming) for split, files in named.items()}
     kind = _kind_of_media(path)
@@ -74,26 +74,31 @@ def read_folder(path: Path, streaming: bool = False) -> dict[str, Source] | None
 
 
 def _tables_of(path: Path) -> list[Path]:
-    """The folder's tables; if it has none, those in its folder `data` (as in clones from the Hub)."""
-    for folder in (path, path / "data"):
-        found = [
-            entry
-            for entry in sorted(folder.iterdir() if folder.is_dir() else ())
-            if entry.suffix.lower() in TABLE_SUFFIXES
-            and entry.is_file()
-            and entry.name not in (*_METADATA, *_NO_DATA)
-            and not entry.name.startswith(".")
-        ]
-        if found:
+    """The folder's tables; if it has none, those in its folder `data` (as in clones from the Hub), or by split."""
+    by_split = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in _SPLIT_OF_WORD]
+    for folders in ([path], [path / "data"], by_split):
+        if found := [file for folder in folders for file in _tables_in(folder)]:
             return found
     return []
 
 
-def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
-    """Split -> its files, where one is of the training split: `train.csv`, `my-train-00000-of-00002.csv`, ..."""
+def _tables_in(folder: Path) -> list[Path]:
+    return [
+        entry
+        for entry in sorted(folder.iterdir() if folder.is_dir() else ())
+        if entry.suffix.lower() in TABLE_SUFFIXES
+        and entry.is_file()
+        and entry.name not in (*_METADATA, *_NO_DATA)
+        and not entry.name.startswith(".")
+    ]
+
+
+def _by_split(path: Path, tables: list[Path]) -> dict[str, list[Path]]:
+    """Split -> its files, where one is of the training split: `train.csv`, `my-train-00-of-02.csv`, `train/x.csv`."""
     found: dict[str, list[Path]] = {}
     for file in tables:
-        words = re.split(r"[^a-z]+", file.stem.lower())
+        words = [] if file.parent == path else [file.parent.name]
+        words += re.split(r"[^a-z]+", file.stem.lower())
         split = next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
         if split is not None:
             found.setdefault(split, []).append(file)

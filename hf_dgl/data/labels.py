@@ -195,7 +195,7 @@ class LabelSpec:
         """
         raw, value = value, plain(value)
         if value is None:
-            raise ValueError("the label is null. Remove the row or give it a label.")
+            raise ValueError("no label: the label is null. Remove the row or give it a label.")
         if kind_of(value) is None:
             raise ValueError(no_label(raw))
         if self.problem_type == SINGLE_LABEL:
@@ -239,8 +239,9 @@ class LabelSpec:
         if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             return type(data)({name: self.encode(part, name, column) for name, part in data.items()})
         if isinstance(data, datasets.IterableDataset):
-            feature = None if data.features is None else data.features[column]
-            return data.map(functools.partial(self._encode_row, feature=feature, split=split, column=column))
+            feature, example = first_label(data, column)
+            encode = functools.partial(self._encode_row, feature=feature, example=example, split=split, column=column)
+            return data.map(encode)
         expect_dataset(data, f"split {split!r}")
         encoded, feature = [], data.features[column] if column in data.features else None
         for index, value in enumerate(_checked_values(data, column, split)):
@@ -252,13 +253,25 @@ class LabelSpec:
             return data
         return replace_column(data, column, encoded, self._feature())
 
-    def encode_raw(self, value: Any, feature: Any) -> int | float | list[float]:
-        """`encode_value` for a label as it stands in a column of type `feature` (None: not declared)."""
-        return self.encode_value(self._raw_integer_to_name(named(value, feature), feature))
+    def encode_raw(self, value: Any, feature: Any, example: Any = None) -> int | float | list[float]:
+        """`encode_value` for a label as it stands in a column.
 
-    def _encode_row(self, row: dict[str, Any], feature: Any, split: str, column: str) -> dict[str, Any]:
+        Args:
+            value: The label.
+            feature: Type of the column; None: not declared.
+            example: Another label of the column, as [`first_label`] gives it: `value` must be of its kind.
+
+        Raises:
+            ValueError: as `encode_value`, or another kind of label.
+        """
+        value = named(value, feature)
+        for reason in unlike_the_others([example, example, value]).values():
+            raise ValueError(reason)
+        return self.encode_value(self._raw_integer_to_name(value, feature))
+
+    def _encode_row(self, row: dict[str, Any], feature: Any, example: Any, split: str, column: str) -> dict[str, Any]:
         try:
-            return {**row, column: self.encode_raw(row.get(column), feature)}
+            return {**row, column: self.encode_raw(row.get(column), feature, example)}
         except ValueError as error:
             where = f"Row {row[ROW_COLUMN]} (split {split!r})" if ROW_COLUMN in row else f"A row of split {split!r}"
             raise ValueError(f"{where}, column {column!r}: {error}{_SKIP}") from error
@@ -331,15 +344,18 @@ def _first_labels(dataset: Any, column: str) -> tuple[Any, list[Any]]:
         expect_dataset(dataset, "train_dataset")
         values = _checked_values(dataset, column, "train")
         return dataset.features[column], values
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError("train_dataset: the stream has no rows.")
-    feature = None if dataset.features is None else dataset.features[column]
-    value = named(first.get(column), feature)
+    feature, value = first_label(dataset, column)
     if value is None or kind_of(value) is None:
-        reason = f"has no label (column {column!r})" if value is None else no_label(value)
-        raise ValueError(f"The first row of the training split: {reason}; its columns are {list(first)}.{_SKIP}")
+        reason = f"it has no label (column {column!r})" if value is None else no_label(value)
+        raise ValueError(f"The first row of the training split: {reason}{_SKIP}")
     return feature, [value]
+
+
+def first_label(stream: datasets.IterableDataset, column: str = LABEL_COLUMN) -> tuple[Any, Any]:
+    """The type of a stream's label column (None: not declared), and its first label as `label_values.named` has it."""
+    feature = None if stream.features is None else stream.features.get(column)
+    first: dict[str, Any] = next(iter(stream), {})
+    return feature, named(first.get(column), feature)
 
 
 def _quantities(

@@ -190,6 +190,8 @@ def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
         elif isinstance(processor.processors[name], PreTrainedTokenizerBase):
             content = value.encode("utf-8", "replace")
             facts.tokens[name] = count_tokens(value, processor.processors[name])
+        elif isinstance(value, str):
+            content = value.encode("utf-8", "replace")
         elif isinstance(value, Image.Image):
             content = repr(value.size).encode() + value.tobytes()
             facts.sizes[name] = value.size
@@ -303,4 +305,4 @@ def _add_classes(report: SplitReport, encoded: Sequence[Any], spec: LabelSpec, t
         report.baseline = float(np.mean(np.asarray(encoded) == answer))
     else:
         assert spec.problem_type == REGRESSION
-        report.baseline = float(np.mean((np.asarray(encoded) - np.mean(train)) ** 2))
+        report.baseline = float(np.mean((np.asarray(encoded) - np.mean(train, axis=0)) ** 2))

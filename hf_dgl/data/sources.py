@@ -26,7 +26,7 @@ SAMPLE_PREFIX = "sample:"
 def load_data(
     dataset_name: str | datasets.Dataset | datasets.DatasetDict | Mapping[str, float],
     dataset_config_name: str | None = None,
-    column_mapping: Mapping[str, str] | None = None,
+    column_mapping: Mapping[str, Any] | None = None,
     modalities: Sequence[str] | None = None,
     train_split: str = "train",
     validation_split: str = "validation",
@@ -44,7 +44,7 @@ def load_data(
     |---|---|
     | `sample:image_text` | offline sample data (`hf_dgl/data/samples.py`) |
     | `data.csv` (tsv, json, jsonl, parquet) | one file; image and audio columns hold paths relative to its folder |
-    | `folder/` | class folders or `metadata.csv` with images or audio files, files named by split, or `save_to_disk` |
+    | `folder/` | tables named by split, class folders of images or audio files (`folders.py`), or `save_to_disk` |
     | `user/name` | a data set on the Hub |
     | a `Dataset` or `DatasetDict` | itself |
     | `{"a.csv": 0.7, "b.csv": 0.3}` | several, mixed: 7 of 10 training rows come from `a.csv` |
@@ -55,7 +55,8 @@ def load_data(
         dataset_name: see the table.
         dataset_config_name: configuration (subset) of a Hub data set.
         column_mapping: modality or `label` -> column of the data set, e.g. `{"image": "img", "label": "y"}`. Names
-            that are columns already need no entry.
+            that are columns already need no entry. `media.image` is a field of a column of objects, a list of columns
+            (`"label": ["price", "weight"]`) several numbers.
         modalities: which modalities must be there, e.g. `processor.modalities`; other columns are dropped. None: the
             keys of `column_mapping`, and nothing is dropped.
         train_split: name of the split to train on.
@@ -173,6 +174,12 @@ def _read_folder(path: Path, config_name: str | None, streaming: bool) -> dict[s
     found = None if config_name is not None or _names_its_files(path) else read_folder(path, streaming)
     if found is not None:
         return found
+    if tables := [file for file in path.rglob("*") if file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl")]:
+        if config_name is None and not _names_its_files(path):  # upstream would guess the types of their values
+            raise ValueError(
+                f"{str(path)!r} holds tables in sub-folders, e.g. {str(tables[0].relative_to(path))!r}. Give the one "
+                f"that is meant, --data {tables[0]}; or put train.csv, validation.csv and test.csv into one folder."
+            )
     lazily = {"streaming": True} if streaming else {}
     loaded = _load_local(str(path), str(path.resolve()), name=config_name, **lazily)
     return {split: Source(rows, path.resolve()) for split, rows in loaded.items()}

@@ -14,9 +14,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_dgl.method.methods import IN_WORDS
 from hf_dgl.models.encoders import encoder_class
-from hf_dgl.reports.curves import PICTURES
+from hf_dgl.reports.curves import PICTURES, described, panels
 from hf_dgl.reports.model_picture import MODEL_PICTURE
+from hf_dgl.reports.model_tree import count, inspect_model
 from hf_dgl.reports.result_tables import HEADLINES, results_so_far, results_table
+
+from .markdown import cell, code, fence_around, link, plain
+from .tokens import redacted
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _MANY_LABELS = 30
@@ -66,6 +70,7 @@ def create_model_card(
     sources = recipe.get("encoders") or {}
     started_from = [*map(_checkpoint, sources.values()), recipe.get("model_name_or_path")]
     datasets = [name for name in _as_list(dataset or recipe.get("dataset_name")) if name]
+    recipe_text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else None
     data = ModelCardData(
         language=language,
         license=license,
@@ -79,8 +84,8 @@ def create_model_card(
     return ModelCard.from_template(
         data,
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
-        title=model_name,
-        source=f'"{model_id}", revision="{revision}"' if revision else f'"{model_id}"',
+        title=plain(model_name),
+        source=f"{_quoted(model_id)}, revision={_quoted(revision)}" if revision else _quoted(model_id),
         model_class=type(model).__name__,
         model_package="hf_dgl.models" if type(model).__module__.startswith("hf_dgl") else "transformers",
         is_adapter=is_adapter,
@@ -94,11 +99,12 @@ def create_model_card(
         table=results_table(metrics, modalities, problem_type) if metrics else None,
         has_test="test" in metrics,
         step=None if is_done else trainer.state.global_step,
-        resumed=(trainer.state.stateful_callbacks or {}).get("ResumedWith", []),
-        pictures=[] if checkpoint else [name for name in (MODEL_PICTURE, *PICTURES) if (folder / name).is_file()],
+        resumed=map(plain, (trainer.state.stateful_callbacks or {}).get("ResumedWith", [])),
+        pictures={} if checkpoint else _pictures(trainer, folder, modalities, problem_type),
         report=is_done and (folder / "report.html").is_file(),
         missing=_missing(metrics, modalities, problem_type),
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else None,
+        recipe=recipe_text,
+        fence=fence_around(recipe_text or ""),
         version=version("hf-dgl"),
     )
 
@@ -130,8 +136,8 @@ def _answers(config: Any, problem_type: str) -> str:
     """What the model puts out, in words."""
     labels = [str(label) for _, label in sorted((getattr(config, "id2label", None) or {}).items())]
     if problem_type == "regression":
-        return "a number"
-    shown = ", ".join(f"`{label}`" for label in labels[:_MANY_LABELS])
+        return "a number" if len(labels) < 2 else f"numbers: {', '.join(map(code, labels))}"
+    shown = ", ".join(code(label) for label in labels[:_MANY_LABELS])
     shown += f", ... ({len(labels)} in all)" if len(labels) > _MANY_LABELS else ""
     return f"{'any' if problem_type == 'multi_label_classification' else 'one'} of these labels: {shown}"
 
@@ -146,6 +152,21 @@ def _missing(metrics: Mapping[str, Mapping[str, float]], modalities: Sequence[st
     found = [(name, scores[f"{metric}_{name}"]) for name in modalities if f"{metric}_{name}" in scores]
     fused = f"{title} {scores[metric]:.3f} with all of them ({stage} split)" if metric in scores else ""
     return [fused, *(f"{score:.3f} with {name} only" for name, score in found)] if fused and found else []
+
+
+def _pictures(trainer: Any, folder: Path, modalities: Sequence[str], problem_type: str) -> dict[str, str]:
+    """File -> what it shows, in words and numbers, for those who do not see it."""
+    log, classes = trainer.state.log_history, getattr(getattr(trainer.model, "config", None), "num_labels", None)
+    found = panels(log, modalities, problem_type, classes)
+    told = {
+        name: " ".join(described(found[panel]) for panel in shown if panel in found)
+        for name, shown in PICTURES.items()
+    }
+    if trainer.disentangled is not None:
+        groups = inspect_model(trainer.disentangled).groups
+        sizes = ", ".join(f"{name} {count(group.parameters)} ({group.share:.0%})" for name, group in groups.items())
+        told = {MODEL_PICTURE: f"Encoders below, fusion above. Parameters: {sizes}.", **told}
+    return {name: text for name, text in told.items() if (folder / name).is_file()}
 
 
 def _eval_results(
@@ -174,7 +195,8 @@ def _encoder_rows(encoders: Mapping[str, Any], sources: Mapping[str, Any]) -> li
     rows = []
     for name, config in encoders.items():
         source = _checkpoint(sources[name]) if name in sources else "not recorded"
-        rows.append([name, f"`{config.model_type}`", _link(source) if source else "random weights"])
+        started = cell(_link(source)) if source else "random weights"
+        rows.append([cell(plain(name)), cell(code(config.model_type)), started])
     return rows
 
 
@@ -190,7 +212,12 @@ def _is_hub_id(value: str | None) -> bool:
 def _link(source: str, kind: str = "") -> str:
     if source == "not recorded":
         return source
-    return f"[{source}](https://huggingface.co/{kind}{source})" if _is_hub_id(source) else f"`{source}`"
+    return link(source, f"https://huggingface.co/{kind}{source}") if _is_hub_id(source) else code(source)
+
+
+def _quoted(text: str) -> str:
+    """A Python string in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _example(encoder_config: Any) -> str:
@@ -222,7 +249,7 @@ def _public(value: Any) -> Any:
         return [_public(entry) for entry in value]
     if isinstance(value, str) and (os.path.isabs(value) or value.startswith("~")):
         return f".../{Path(value).name}"
-    return value
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _short(folder: Path) -> str:

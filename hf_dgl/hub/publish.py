@@ -10,9 +10,8 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd
 
-from hf_dgl.inference.demo import space_files
-
 from .sending import Sending
+from .space import space_files
 from .uploads import explaining, hub_api
 
 
@@ -106,7 +105,10 @@ def _name_in_card(card: Path, repo_id: str, revision: str | None) -> None:
     """Lets the card's code load the repository in place of the folder."""
     if card.is_file():
         source = f'"{repo_id}", revision="{revision}"' if revision else f'"{repo_id}"'
+        string = r'"(?:[^"\\]|\\.)*"'
         text = re.sub(
-            r'(from_pretrained\()"[^"]*"(, revision="[^"]*")?', rf"\1{source}", card.read_text(encoding="utf-8")
+            rf"(from_pretrained\(){string}(, revision={string})?",
+            lambda found: found[1] + source,
+            card.read_text(encoding="utf-8"),
         )
         card.write_text(text, encoding="utf-8")

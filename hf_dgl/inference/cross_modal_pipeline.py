@@ -30,7 +30,9 @@ from hf_dgl.method.engine import handle_on
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.method.outputs import entry, map_tensors
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
+from hf_dgl.models.finding import check_source
 from hf_dgl.models.native import FeatureArray, load_trained
+from hf_dgl.models.parts import named
 
 from .devices import check_device
 from .fetching import located
@@ -103,7 +105,9 @@ class CrossModalPipeline(Pipeline):
         Raises:
             ValueError: if it is a model of another kind, or the device or dtype is not there.
         """
-        config, _ = PreTrainedConfig.get_config_dict(model_id, **kwargs)
+        check_source(model_id)
+        with named("model", model_id):
+            config, _ = PreTrainedConfig.get_config_dict(model_id, **kwargs)
         if device is not None:
             check_device(device)
         if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):

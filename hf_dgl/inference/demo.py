@@ -1,7 +1,6 @@
 """A page on which anybody can try a fine-tuned model: what it answers, and what each modality alone would have said.
 
-    build(model_id)        the app, a `gradio.Blocks`; `.launch()` serves it
-    space_files(model_id)  the files of a Hugging Face Space that shows it
+    build(model_id)  the app, a `gradio.Blocks`; `.launch()` serves it
 
 Nothing leaves the machine: no analytics, no public link, no fonts from elsewhere, and only 127.0.0.1 unless asked.
 
@@ -15,14 +14,15 @@ import io
 import os
 import re
 import stat
-from importlib.metadata import version
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from PIL import Image
 from transformers.utils import cached_file, logging
+
+from hf_dgl.install import require
 
 from .cross_modal_pipeline import CrossModalPipeline
 from .load import pipeline
@@ -39,15 +39,25 @@ _PATH = re.compile(r"(?<![\w/.])/(?:[^\s'\"/]+/)+[^\s'\"]*")
 
 _TOP_K = 5
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+_CONTRAST = {  # what the theme paints paler than 4.5 to 1, in its light half
+    "block_label_text_color": "*primary_700",
+    "block_title_text_color": "*primary_700",
+    "body_text_color_subdued": "*neutral_600",
+    "input_placeholder_color": "*neutral_500",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+}
 _EMPTY = "The answer will stand here."
 _NOTHING = "Give the model something first: {}. One is enough."
 
 
-def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
+def build(model: str | CrossModalPipeline, examples: Sequence[Mapping[str, Any]] | None = None, **kwargs: Any) -> Any:
     """The demo page of a model.
 
     Args:
         model: A folder that `hf-dgl train` wrote, a Hub id, or a pipeline.
+        examples: Rows that a click fills in: per modality a text or the path of a file. Default: those that the
+            model's card lists under `widget`.
         **kwargs: Of `hf_dgl.pipeline`: `device`, `revision`, `token`, ...
 
     Returns:
@@ -61,24 +71,27 @@ def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
         >>> build("outputs/image_text").launch()
     """
     gradio = _gradio()
-    name = "a model" if isinstance(model, CrossModalPipeline) else str(model)
+    name = str(model.model.config.name_or_path) if isinstance(model, CrossModalPipeline) else str(model)
     pipe = model if isinstance(model, CrossModalPipeline) else pipeline(model, **kwargs)
     arrays = [modality for modality in pipe.modalities if pipe.kind(modality) == "array"]
     if arrays:
-        raise ValueError(f"{name} reads arrays of features ({', '.join(arrays)}), which nobody can type into a page.")
+        raise ValueError(
+            f"{name or 'The model'} reads arrays of features ({', '.join(arrays)}), which nobody can type into a page."
+        )
     how = (
         "all of them together; below is also what each alone would have said."
         if pipe.needs_all
         else "together, or whichever are there. Switch one off to see what the model says without it."
     )
-    with gradio.Blocks(title=f"{Path(name).name} - hf_dgl", analytics_enabled=False) as app:
-        gradio.Markdown(f"# {Path(name).name}\nReads {_listed(pipe.modalities, 'and')}: {how}")
+    title = Path(name).absolute().name if name else "A multimodal model"
+    with gradio.Blocks(title=f"{title} - hf_dgl", analytics_enabled=False) as app:
+        gradio.Markdown(f"# {title}\nReads {_listed(pipe.modalities, 'and')}: {how}")
         with gradio.Row(equal_height=False):
             with gradio.Column(scale=1, min_width=320):
                 values, switches = _inputs(gradio, pipe)
-                with gradio.Row():
-                    clear = gradio.Button("Clear", variant="secondary")
+                with gradio.Row():  # on a phone one above the other
                     ask = gradio.Button("Ask the model", variant="primary")
+                    clear = gradio.Button("Clear", variant="secondary")
             with gradio.Column(scale=1, min_width=320):
                 note = gradio.Markdown(_EMPTY, elem_id="note")
                 answers = _answers(gradio, pipe)
@@ -100,9 +113,9 @@ def build(model: str | CrossModalPipeline, **kwargs: Any) -> Any:
         clear.click(
             lambda: [*(None for _ in values), *(True for _ in switches), *_blank(pipe)], None, inputs + outputs
         )
-        examples = _examples(name, pipe)
-        if examples:
-            gradio.Examples(examples, values, label="Examples")
+        rows = _from_the_card(name, pipe) if examples is None else examples
+        if rows:
+            gradio.Examples([[row.get(modality) for modality in pipe.modalities] for row in rows], values)
     return app.queue(max_size=_MOST_WAITING, api_open=False)  # every question goes through the queue
 
 
@@ -130,7 +143,7 @@ def launch(model: str, host: str = "127.0.0.1", port: int | None = None, **kwarg
 def launch_settings() -> dict[str, Any]:
     """How [`launch`] serves a page: no public link, small uploads, no inner errors, fonts of the visitor's machine."""
     gradio = _gradio()
-    theme = gradio.themes.Soft(font=_FONTS, font_mono=["ui-monospace", "monospace"])
+    theme = gradio.themes.Soft(font=_FONTS, font_mono=["ui-monospace", "monospace"]).set(**_CONTRAST)
     limits = {"max_file_size": MOST_MEGABYTES * 2**20, "show_error": False}
     return {"share": False, **limits, "theme": theme, "footer_links": [], "ssr_mode": False}
 
@@ -175,45 +188,6 @@ def answer(pipe: CrossModalPipeline, given: Any) -> list[Any]:
     return [note, _shown(found), *(_shown(found.get("modalities", {}).get(name)) for name in names)]
 
 
-def space_files(model_id: str) -> dict[str, str]:
-    """The files of a Space that shows a model.
-
-    Args:
-        model_id: `user/name` on the Hub.
-
-    Returns:
-        File name -> text: `app.py`, `requirements.txt`, `README.md` with the Space's settings.
-
-    Raises:
-        ValueError: the extra `demo` is not installed (its version goes into the settings).
-
-    Example:
-
-        >>> print(space_files("user/digits")["app.py"])
-        from hf_dgl.inference.demo import build, launch_settings
-        <BLANKLINE>
-        build('user/digits').launch(**launch_settings())
-    """
-    title = model_id.rpartition("/")[2]
-    imports = "from hf_dgl.inference.demo import build, launch_settings"
-    app = f"{imports}\n\nbuild({model_id!r}).launch(**launch_settings())\n"
-    readme = f"""---
-title: {title}
-emoji: 🔎
-colorFrom: blue
-colorTo: green
-sdk: gradio
-sdk_version: {_gradio().__version__}
-app_file: app.py
-models:
-- {model_id}
----
-
-Try [{model_id}](https://huggingface.co/{model_id}): together, and each modality alone. Made with hf_dgl.
-"""
-    return {"app.py": app, "requirements.txt": f"hf-dgl[demo]=={version('hf-dgl')}\n", "README.md": readme}
-
-
 # ------------------------------------------------------------------------------------------------ the page's parts
 
 
@@ -252,6 +226,8 @@ def _answers(gradio: Any, pipe: CrossModalPipeline) -> list[Any]:
     def field(label: str, elem_id: str) -> Any:
         if _is_regression(pipe):
             return gradio.Number(label=label, elem_id=elem_id, interactive=False, min_width=120)
+        if pipe.model.config.problem_type == "regression":  # several quantities, which are no probabilities
+            return gradio.JSON(label=label, elem_id=elem_id, min_width=120)
         return gradio.Label(label=label, elem_id=elem_id, num_top_classes=_TOP_K, min_width=120)
 
     fused = field("all together", "fused")
@@ -358,7 +334,7 @@ def uploaded(path: Any) -> str | None:
     return str(found) if is_small_file and found.is_relative_to(Path(get_upload_folder()).resolve()) else None
 
 
-def _examples(name: str, pipe: CrossModalPipeline) -> list[list[Any]]:
+def _from_the_card(name: str, pipe: CrossModalPipeline) -> list[dict[str, Any]]:
     """Those that the model's card lists under `widget`: by modality, e.g. `{image: four.png, text: an even digit}`."""
     from huggingface_hub import ModelCard
 
@@ -371,12 +347,10 @@ def _examples(name: str, pipe: CrossModalPipeline) -> list[list[Any]]:
     for entry in entries or []:
         if not isinstance(entry, dict) or not set(entry) & set(pipe.modalities):
             continue
-        row: list[Any] = []
-        for modality in pipe.modalities:
-            value = entry.get(modality)
+        row = {modality: entry.get(modality) for modality in pipe.modalities}
+        for modality, value in row.items():
             if value is not None and pipe.kind(modality) != "text" and "://" not in str(value):
-                value = cached_file(name, str(value), _raise_exceptions_for_missing_entries=False)
-            row.append(value)
+                row[modality] = cached_file(name, str(value), _raise_exceptions_for_missing_entries=False)
         found.append(row)
     return found
 
@@ -386,8 +360,7 @@ def _listed(names: list[str], word: str) -> str:
 
 
 def _gradio() -> Any:
-    if find_spec("gradio") is None:
-        raise ValueError('The demo needs the package gradio. Type: pip install -c constraints.txt -e ".[demo]"')
+    require("The demo", "demo", "gradio")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
     import gradio
 

@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hf_dgl.install import require
 from hf_dgl.models import CrossModalConfig
 
 from .cross_modal_pipeline import CrossModalPipeline
@@ -81,7 +81,7 @@ def export_onnx(
         >>> OnnxModel("model.onnx")(**processor(text=["an even digit"])).shape
         (1, 10)
     """
-    _check_packages()
+    require("ONNX", "onnx", *_PACKAGES)
     if pipeline.model.config.model_type != CrossModalConfig.model_type:
         raise ValueError(
             f"Got a {pipeline.model.config.model_type!r} model, expected one that hf_dgl built from encoders. For a "
@@ -129,7 +129,7 @@ class OnnxModel:
     def __init__(
         self, onnx_file: str | os.PathLike[str], providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
-        _check_packages()
+        require("ONNX", "onnx", *_PACKAGES)
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(os.fspath(onnx_file), providers=list(providers))
@@ -260,14 +260,6 @@ def _metadata(pipeline: CrossModalPipeline, example: Mapping[str, Mapping[str, T
     labels = [str(config.id2label[index]) for index in range(config.num_labels)]
     problem_type = str(config.problem_type or "single_label_classification")
     return {"labels": json.dumps(labels), "problem_type": problem_type, "example_shapes": json.dumps(shapes)}
-
-
-def _check_packages() -> None:
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f'ONNX needs the packages {", ".join(missing)}. Type: pip install -c constraints.txt -e ".[onnx]"'
-        )
 
 
 @contextmanager

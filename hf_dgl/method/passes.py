@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -238,15 +239,16 @@ class Run:
             else:
                 answer = absent if callable(absent) else _zeros
             for path, module in modules.items():
-                from_memory = functools.partial(self._from_memory, modality, path, answer, module.forward)
-                self._undo.append(_replace_forward(module, from_memory))
+                runs = _as_it_is(module)
+                from_memory = functools.partial(self._from_memory, modality, path, answer, runs)
+                self._undo += [_replace_forward(module, from_memory), _set_hooks(module, OrderedDict(), OrderedDict())]
 
     def _from_memory(
         self,
         modality: str,
         path: str,
         answer: Callable[[Any], Any],
-        forward: Callable[..., Any],
+        runs: Callable[..., Any],
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -254,9 +256,9 @@ class Run:
         if self._given.get(call) != _shapes((args, kwargs)):
             if self.current.name in (MULTIMODAL, modality):
                 self._differ.add(path)
-                return forward(*args, **kwargs)  # lets this pass end; then it is run again (`mismatch`)
+                return runs(*args, **kwargs)  # lets this pass end; then it is run again (`mismatch`)
             with torch.no_grad():
-                return answer(map_tensors(torch.Tensor.detach, forward(*args, **kwargs)))
+                return answer(map_tensors(torch.Tensor.detach, runs(*args, **kwargs)))
         output = answer(self._remembered[call])
         if self.measurement is not None and self.current.name == modality:
             return self.measurement.watched(modality, call, True, output)
@@ -274,6 +276,36 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable
     if replaced is None:
         return functools.partial(delattr, module, "forward")
     return functools.partial(setattr, module, "forward", replaced)
+
+
+def _set_hooks(module: nn.Module, before: Any, after: Any) -> Callable[[], None]:
+    """Gives one module other forward hooks; returns what undoes it.
+
+    What answers from memory has none: what hooks do to an output is in the remembered one already, and FSDP would
+    gather the weights of an encoder that does not run.
+    """
+    undo = functools.partial(_assign_hooks, module, module._forward_pre_hooks, module._forward_hooks)
+    _assign_hooks(module, before, after)
+    return undo
+
+
+def _assign_hooks(module: nn.Module, before: Any, after: Any) -> None:
+    module._forward_pre_hooks, module._forward_hooks = before, after
+
+
+def _as_it_is(module: nn.Module) -> Callable[..., Any]:
+    """Calls the module, later, with the forward and the hooks that it has now."""
+    forward, before, after = module.forward, module._forward_pre_hooks, module._forward_hooks
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        undo = [_replace_forward(module, forward), _set_hooks(module, before, after)]
+        try:
+            return module(*args, **kwargs)
+        finally:
+            for step in reversed(undo):
+                step()
+
+    return run
 
 
 def _silenced(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """Other contents of the same kind for a model's inputs: what the leak check feeds it.
 
 Only contents vary: the values of pixels, features and waveforms, and which words the text has. What says *where*
-something is stays (grids, sizes, positions, masks, special tokens, the row and column numbers that some patches
+something is stays (grids, sizes, positions, boxes, masks, special tokens, the row and column numbers that some patches
 carry): contents that no longer fit it are no input of this model, which then raises, or reads something else.
 """
 
@@ -17,13 +17,10 @@ from torch import nn
 from .outputs import map_tensors, tensors_in
 
 STRUCTURE = re.compile(
-    r"mask|position|token_type|type_ids|thw|grid|size|shape|ratio|structure|length|cutoffs|pooling|alignment|present"
+    r"mask|position|box|token_type|type_ids|thw|grid|size|shape|ratio|structure|length|cutoffs|pooling|alignment|present"
     r"|(^|_)(pos|num|is|height|width|index|indices|per)(_|$)|^batch_"
 )
 """Names of inputs that say where something is, rather than what it is."""
-
-_BOXES = re.compile(r"bbox|boxes|^visual_pos$")
-"""Names of inputs with one box in the last dimension: each stays whole."""
 
 _TOKEN = re.compile(r"(token|image|img|video|vision|audio|media|speech).*_(id|ids|index)$")
 """Names in a config of tokens that are no words: they stand for something, or for the features of another modality."""
@@ -73,8 +70,6 @@ def _collect(settings: Any, found: set[int]) -> None:
 def _other(name: str, value: Any, special: Container[int]) -> Any:
     if isinstance(value, Mapping):
         return type(value)({key: _other(key, inner, special) for key, inner in value.items()})  # type: ignore[call-arg]
-    if _BOXES.search(name):
-        return map_tensors(lambda boxes: boxes.flip(tuple(range(boxes.dim() - 1))), value)
     if STRUCTURE.search(name):
         return value
     return map_tensors(lambda tensor: _other_values(tensor, special), value)
@@ -98,10 +93,12 @@ def _other_floats(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _other_words(ids: torch.Tensor, special: Container[int]) -> torch.Tensor:
-    """Every word becomes another one of the batch, the same everywhere."""
-    words = torch.tensor([word for word in ids.unique().tolist() if word not in special], dtype=ids.dtype)
+    """Every word becomes another one of the batch, the same everywhere. What is in every row may be a sign that the
+    model looks for (the full stops of Grounding DINO, which no config names): it stays, if others are left."""
+    every = [word for word in ids.unique().tolist() if word not in special]
+    rare = [word for word in every if not bool((ids == word).flatten(1).any(1).all())] if ids.dim() > 1 else []
+    words = torch.tensor(rare if len(rare) > 1 else every, dtype=ids.dtype, device=ids.device)
     if len(words) < 2:
         return ids
-    words = words.to(ids.device)
     places = torch.searchsorted(words, ids).clamp(max=len(words) - 1)
     return torch.where(words[places] == ids, words.roll(1)[places], ids)

@@ -20,6 +20,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from hf_dgl.install import add_extra
 from hf_dgl.method.modalities import did_you_mean
 
 from .encoders import encoder_class
@@ -106,7 +107,7 @@ def _folder_in_package(name: str, address: str) -> Path:
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         extra = _EXTRAS.get(package)
-        install = f'pip install -c constraints.txt -e ".[{extra}]"' if extra else f"pip install {package}"
+        install = add_extra(extra) if extra else f"pip install {package}"
         raise ValueError(
             f"encoders: {name!r} is in the Python package {package!r}, which is not installed. Type: {install}"
         )

@@ -17,6 +17,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.utils import logging
 
 from .configuration_cross_modal import CrossModalConfig, nearest
+from .parts import named
 
 logger = logging.get_logger(__name__)
 
@@ -213,10 +214,11 @@ def load_encoder(modality: str, source: Any, dtype: torch.dtype, **hub_kwargs: A
     if isinstance(source, PreTrainedModel):
         model = source
     elif isinstance(source, str) or hasattr(source, "__fspath__"):
-        model, missing = _load_checkpoint(source, dtype, **hub_kwargs)
+        with named(f"encoders: {modality!r}", source):
+            model, missing = _load_checkpoint(source, dtype, **hub_kwargs)
     else:
         raise ValueError(
-            f"Got {type(source).__name__} as the encoder of modality {modality!r}, expected a Hub id, a path, "
+            f"Got {source!r:.80} as the encoder of modality {modality!r}, expected a Hub id, a path, "
             "{'checkpoint': id, 'tower': ...}, a configuration or a model."
         )
     path, encoder = "", model
@@ -337,17 +339,17 @@ def encode(
     return hidden, mask, getattr(output, "hidden_states", None)
 
 
-def _without_time_masks(encoder: PreTrainedModel, waveforms: Tensor) -> dict[str, Tensor]:
+def _without_time_masks(encoder: PreTrainedModel, audio: Tensor) -> dict[str, Tensor]:
     """No SpecAugment for a batch that is shorter than one of its masks (0.2 s), where upstream raises."""
     config: Any = encoder.config
     output_lengths: Any = getattr(encoder, "_get_feat_extract_output_lengths", None)
-    masks = encoder.training and waveforms.ndim == 2 and bool(getattr(config, "mask_time_prob", 0))
+    masks = encoder.training and bool(getattr(config, "mask_time_prob", 0))
     if not masks or output_lengths is None or "mask_time_indices" not in signature(encoder.forward).parameters:
         return {}
-    num_frames = int(output_lengths(waveforms.shape[1]))
+    num_frames = int(output_lengths(audio.shape[1]))
     if num_frames >= config.mask_time_length:
         return {}
-    return {"mask_time_indices": waveforms.new_zeros((waveforms.shape[0], num_frames), dtype=torch.bool)}
+    return {"mask_time_indices": torch.zeros((audio.shape[0], num_frames), dtype=torch.bool, device=audio.device)}
 
 
 def _reads_frames(config: PreTrainedConfig) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,32 @@ def _audio_kwargs(processor: Any) -> dict[str, Any]:
     if "return_attention_mask" in parameters:
         kwargs["return_attention_mask"] = True  # also where the encoder takes none: the fusion leaves padding out
     return kwargs
+
+
+@contextmanager
+def named(what: str, source: str | os.PathLike[str]) -> Iterator[None]:
+    """Says whose files could not be loaded, which upstream's errors leave out when the Hub cannot be reached.
+
+    Args:
+        what: For the message: `encoders: 'image'`.
+        source: What is loaded inside.
+
+    Raises:
+        OSError: in place of upstream's, with its first line.
+
+    Example:
+
+        >>> with named("encoders: 'image'", "google/vit-base-patch16-224"):
+        ...     AutoModel.from_pretrained("google/vit-base-patch16-224")
+    """
+    try:
+        yield
+    except OSError as error:
+        if what in str(error):
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(
+            f"{what}: cannot load {os.fspath(source)!r}, which is no folder here, from the Hub or its cache: {reason}"
+            if not os.path.isdir(source)
+            else f"{what}: cannot load {os.fspath(source)!r}: {reason}"
+        ) from error

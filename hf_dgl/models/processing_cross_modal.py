@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from .configuration_cross_modal import CrossModalConfig, nearest
 from .encoders import TOWER_WORDS, encoder_class, own_modality, tower_config
-from .parts import AUTO_CLASSES, as_list, kind_of, process, remember_shortest_audio
+from .parts import AUTO_CLASSES, as_list, kind_of, named, process, remember_shortest_audio
 
 KIND_OF_INPUT = {
     "input_ids": "tokenizer",
@@ -312,8 +312,19 @@ def _load_part(modality: str, source: Any, **hub_kwargs: Any) -> Any:
         source, tower = hub_kwargs.pop("checkpoint"), hub_kwargs.pop("tower", None)
     if isinstance(source, PreTrainedConfig):
         return default_processor(tower_config(modality, source, tower))
+    if isinstance(source, Mapping):
+        raise ValueError(
+            f"Got the mapping {dict(source)!r} for modality {modality!r}, which is how a recipe writes an encoder "
+            "from scratch. In Python give a configuration, such as ViTConfig(hidden_size=64); for text its tokenizer."
+        )
     if not (isinstance(source, str) or hasattr(source, "__fspath__")):
         return source
+    with named(f"encoders: {modality!r}", source):
+        return _processor_of(modality, source, tower, **hub_kwargs)
+
+
+def _processor_of(modality: str, source: Any, tower: str | None, **hub_kwargs: Any) -> Any:
+    """That of a checkpoint."""
     whole = AutoConfig.from_pretrained(source, **hub_kwargs)
     if isinstance(whole, CrossModalConfig):
         parts = CrossModalProcessor.from_pretrained(source, **hub_kwargs).processors

@@ -1,4 +1,4 @@
-"""One run, written down: a recipe (YAML and command line), what it assembles, and the run from data to saved model.
+"""One run, written down: a recipe (YAML, command line, keywords), what it assembles, and the run from data to model.
 
 `finetune.finetune` is the whole of `hf-dgl train`. What trains lies in `hf_dgl.training`.
 """

@@ -10,13 +10,28 @@ from hf_dgl.training.ranges import check_ranges
 
 from .nested import check_nested
 
+IN_MEMORY = "in_memory"
+"""`dataset_name` of a run whose data came from Python, as a `Dataset`: nobody can load it again."""
+
+MODALITY_WORDS = ("image", "text", "audio", "video")
+"""Modalities whose columns can be named before it is known which encoders there are."""
+
+WITHOUT_FILE: dict[str, Any] = {
+    "num_train_epochs": 10,
+    "eval_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+}
+"""What a command without recipe file has as defaults; all others are upstream's."""
+
 
 @dataclass
 class ModelArguments:
     """Which model is fine-tuned: encoders from anywhere, joined by a fusion of ours, or a multimodal checkpoint.
 
     Raises:
-        ValueError: if no encoder is named, or an encoder is neither a name nor a mapping with a `model_type`.
+        ValueError: if an encoder is neither a name nor a mapping with a `model_type`.
     """
 
     RANGES: ClassVar[dict[str, str]] = {
@@ -108,13 +123,16 @@ class ModelArguments:
         default=False, metadata={"help": "Run the code that a checkpoint on the Hub brings along."}
     )
 
-    def __post_init__(self) -> None:
+    def check_named(self) -> None:
+        """Refuses a recipe that names no model."""
         if self.encoders is None and self.model_name_or_path is None:
             raise ValueError(
                 "The recipe names no model. Add its encoders, e.g.\nencoders:\n  image: google/vit-base-patch16-224\n"
                 "  text: FacebookAI/roberta-base\n(on the command line `--encoders image=... text=...`), or a "
                 "multimodal checkpoint: `model_name_or_path: facebook/flava-full`."
             )
+
+    def __post_init__(self) -> None:
         if self.model_class is not None and self.model_name_or_path is None:
             raise ValueError("`model_class` is that of `model_name_or_path`: add the latter, or remove `model_class`.")
         if self.encoders is not None and self.model_name_or_path is not None:
@@ -134,6 +152,9 @@ class ModelArguments:
                     f"(e.g. `model_type: vit`), or `checkpoint`; got the keys {sorted(encoder)}."
                 )
             if isinstance(encoder, Mapping):
+                for key in {"model_type", "checkpoint"} & set(encoder):
+                    if not isinstance(encoder[key], str) or not encoder[key]:
+                        raise ValueError(f"encoders: {name}: {key}: expected a word, got {encoder[key]!r}.")
                 check_nested(f"encoders: {name}", encoder)
             if not isinstance(encoder, (str, Mapping)):
                 raise ValueError(
@@ -183,10 +204,10 @@ class DataArguments:
     """
 
     RANGES: ClassVar[dict[str, str]] = {
-        "max_train_samples": "[1, inf)",
-        "max_eval_samples": "[1, inf)",
+        "max_train_samples": "[1, 1000000000000]",
+        "max_eval_samples": "[1, 1000000000000]",
         "dataset_seed": "[0, 4294967295]",
-        "shuffle_buffer_size": "[1, inf)",
+        "shuffle_buffer_size": "[1, 1000000000]",
         "max_audio_seconds": "(0, 86400]",
         "preprocessing_num_workers": "[1, 1024]",
     }
@@ -204,8 +225,9 @@ class DataArguments:
     column_mapping: dict[str, str] | str | None = field(
         default=None,
         metadata={
-            "help": "Which column holds what: `image=img text=caption label=class`. Default: the columns bear these "
-            "names."
+            "help": "Which column holds what: `image=img text=caption label=class`. `image=media.image`: a field of a "
+            "column of objects; `label=[price, weight]` (short: `--label price weight`): several numbers to predict. "
+            "Default: the columns bear these names."
         },
     )
     train_split: str = field(default="train", metadata={"help": "Name of the split to train on."})

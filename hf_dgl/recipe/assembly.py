@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_dgl.architectures import modalities_of
 from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, encode_labels, load_data, prepare_splits
 from hf_dgl.data.columns import LABEL_COLUMN
 from hf_dgl.data.limits import remember_background, remember_crops
 from hf_dgl.data.problem_types import REGRESSION
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
-from hf_dgl.models.adapters import add_adapters, quantized
+from hf_dgl.models.adapters import add_adapters, add_native_adapters, quantized
 from hf_dgl.models.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models.native import TEXT, NativeProcessor, class_of, is_native, load_native, load_trained
 
+from .arguments import IN_MEMORY
 from .recipe import Recipe
 
 _TOKENIZER_ROWS = 10_000  # of a stream, for the vocabulary of a text encoder from scratch
@@ -92,10 +95,16 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     _check_streaming(recipe)
     model, processor = load_trained(str(model_id), token=recipe.model.token)
     processor.allow_urls = recipe.data.allow_urls
-    if split not in (None, "train", "validation", "test"):
+    is_named = split not in (None, "train", "validation", "test")
+    if is_named:
         recipe.data.test_split, split = split, "test"
     split = split or ("validation" if recipe.data.test_split is None else "test")
-    splits = load_splits(recipe, processor.modalities)
+    try:
+        splits = load_splits(recipe, processor.modalities)
+    except ValueError as error:
+        if is_named:
+            raise ValueError(f"{str(error).partition(' Say which one')[0]} Choose one: `--split NAME`.") from error
+        raise
     rows = _prepared(type(splits)({split: splits[split]}), processor, recipe, is_training=False)[split]
     if not writes_text(processor):
         labels = LabelSpec.from_config(model.config)
@@ -104,19 +113,26 @@ def parts_to_score(model_id: str | os.PathLike[str], recipe: Recipe, split: str 
     return Parts(model, processor, rows, _collator(model, processor, recipe.data.max_audio_seconds))
 
 
-def load_splits(recipe: Recipe, modalities: Sequence[str]) -> DatasetDict:
+def load_splits(recipe: Recipe, modalities: Sequence[str] | None) -> DatasetDict:
     """The recipe's data as `train`, `validation` and `test`, with a column per modality and `label`.
 
     Args:
         recipe: Its `data` says what is read.
-        modalities: The columns that are wanted.
+        modalities: The columns that are wanted; None: all.
 
     Raises:
         ValueError: if there is no such data set, split or column, or it is empty.
     """
-    wanted = dataclasses.asdict(recipe.data)
+    wanted: dict[str, Any] = dataclasses.asdict(recipe.data)
     for name in _DATA_ARGUMENTS_OF_LATER_STEPS:
         del wanted[name]
+    if recipe.dataset is not None:
+        wanted["dataset_name"] = recipe.dataset
+    elif recipe.data.dataset_name == IN_MEMORY:
+        raise ValueError(
+            "The model was trained on a data set that was in memory, which no file holds. Name the data: "
+            "`--data my.csv`, or a recipe."
+        )
     seed, revision = wanted.pop("dataset_seed"), wanted.pop("dataset_revision")
     with recipe.training.main_process_first(desc="reading the data"):
         return load_data(**wanted, modalities=modalities, seed=seed, revision=revision, token=recipe.model.token)
@@ -234,8 +250,28 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec |
             encoders = quantized(encoders, recipe.model.bits)
         names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
         fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
-        model = CrossModalForSequenceClassification.from_encoders(encoders, **head, **fusion, **_hub_kwargs(recipe))
+        with _explained(recipe):
+            model = CrossModalForSequenceClassification.from_encoders(
+                encoders, **head, **fusion, **_hub_kwargs(recipe)
+            )
     return model if recipe.model.peft is None else _with_adapters(model, recipe, encoders)
+
+
+@contextmanager
+def _explained(recipe: Recipe) -> Iterator[None]:
+    """What encoders from scratch raise whose settings do not go together: they check few of them themselves."""
+    try:
+        yield
+    except (TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
+        wanted: Any = recipe.model.encoders
+        from_scratch = [name for name, encoder in wanted.items() if isinstance(encoder, Mapping)]
+        if not from_scratch:
+            raise
+        raise ValueError(
+            f"encoders: no model can be built from the settings of {' and '.join(from_scratch)} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Do their widths, heads and sizes go "
+            "together?"
+        ) from error
 
 
 def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, encoders: Mapping[str, Any]) -> Any:
@@ -251,14 +287,14 @@ def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, e
 
 
 def _native_model(recipe: Recipe, labels: LabelSpec | None) -> Any:
-    if recipe.model.peft is not None:
-        raise ValueError(
-            "peft: LoRA is offered for models that are built from `encoders`. For a multimodal checkpoint give "
-            "DGLTrainer the model that `peft.get_peft_model` returns."
-        )
     source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
     kind = class_of(AutoConfig.from_pretrained(source, **hub), recipe.model.model_class)
-    return load_native(source, kind, labels, **hub)
+    model = load_native(source, kind, labels, **hub)
+    if recipe.model.peft is None:
+        return model
+    wanted: Any = recipe.model.peft
+    base = {"model_name_or_path": source, "model_class": kind.__name__, "revision": recipe.model.revision}
+    return add_native_adapters(model, wanted, modalities_of(model, recipe.training.partition), base)
 
 
 def _saved_processor(recipe: Recipe) -> CrossModalProcessor | NativeProcessor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,25 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_dgl.data import CrossModalCollator
+from hf_dgl.data.columns import LABEL_COLUMN
 from hf_dgl.data.constant import no_better_than_constant
 from hf_dgl.data.problem_types import SINGLE_LABEL
+from hf_dgl.inference.answers import FUSED, write_answers
 from hf_dgl.method.methods import AS_PUBLISHED
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.models.adapters import ADAPTER_FILES, check_settings, load_model
 from hf_dgl.models.native import NativeProcessor
+from hf_dgl.reports.drawing import check_drawing
 from hf_dgl.reports.result_tables import Table, plain_metrics, results_table
 from hf_dgl.reports.training_report import write_report
+from hf_dgl.training.answer_metrics import score_answers
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.training.trainer import DGLTrainer
 
 from .assembly import assemble, parts_to_score, writes_text
+from .keywords import recipe_of
+from .output_folder import check_loggers, check_output_folder, remove_old_checkpoints
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -71,33 +77,57 @@ class FinetuneResult:
         is_pushed = self.trainer.args.push_to_hub and self.trainer.hub_model_id is not None
         return f"{constants.ENDPOINT}/{self.trainer.hub_model_id}" if is_pushed else ""
 
+    @property
+    def modalities(self) -> list[str]:
+        """Their names."""
+        assert self.trainer.disentangled is not None
+        return list(self.trainer.disentangled.partition.modalities)
+
     def table(self) -> Table:
         """The scores as a table: fused and each modality alone, before, after and on the test split."""
-        assert self.trainer.disentangled is not None
-        modalities = list(self.trainer.disentangled.partition.modalities)
-        return results_table(self.metrics, modalities, self.model.config.problem_type or SINGLE_LABEL)
+        return results_table(self.metrics, self.modalities, self.model.config.problem_type or SINGLE_LABEL)
 
 
-def finetune(recipe: Recipe) -> FinetuneResult:
-    """Fine-tunes as the recipe says and saves everything into its `output_dir`.
+def finetune(
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    data: Any = None,
+    before_training: Callable[[DGLTrainer], None] | None = None,
+    **keys: Any,
+) -> FinetuneResult:
+    """Fine-tunes as a recipe says and saves everything into its `output_dir`: all of `hf-dgl train`, in Python.
 
     Written there, by the main process: the model (`config.json`, `model.safetensors`), the processor, `README.md` (the
     model card) with its pictures, `report.html`, `metrics.json`, `recipe.yaml` (the recipe as it was run, without
     tokens), the Trainer's checkpoints.
 
     Args:
-        recipe: From `load_recipe` or `make_recipe`.
+        recipe: From `load_recipe` or `make_recipe`; a YAML file, or the name of a recipe that came along
+            (`quickstart/image_text`). None: `data` and the keywords say it all, with the defaults of `hf-dgl train`
+            without a recipe.
+        data: A csv, json or parquet file, a folder, a Hub id; a `datasets.Dataset` or `DatasetDict`. Default: what the
+            recipe names.
+        before_training: Is handed the Trainer, e.g. to add callbacks.
+        **keys: Keys of a recipe, which win over the file: `encoders`, `learning_rate`, `method`, ...; and the columns
+            of modalities and label where they bear other names: `image="photo"`, `label="kind"`.
 
     Raises:
-        ValueError: on data, labels or encoders that do not fit (says what to type instead).
+        ValueError: on data, labels or encoders that do not fit, or if the output folder holds a model already (says
+            what to type instead).
         FloatingPointError: when the loss becomes NaN or infinite; nothing is overwritten then.
-        OSError: when the disk is full; complete checkpoints stay as they are.
+        OSError: the output folder cannot be written, or the disk is full; complete checkpoints stay as they are.
 
     Example:
 
-        >>> result = finetune(load_recipe("recipes/quickstart/image_text.yaml", ["--max_steps=20"]))
+        >>> result = finetune("quickstart/image_text", max_steps=20)
         >>> result.metrics["test"]["accuracy"]
+        >>> encoders = {"image": "google/vit-base-patch16-224", "text": "FacebookAI/roberta-base"}
+        >>> finetune(data="my.csv", image="photo", text="title", label="kind", encoders=encoders).output_dir
+        'outputs/my'
     """
+    if not isinstance(recipe, Recipe):
+        recipe = recipe_of(recipe, data, keys)
+    elif data is not None or keys:
+        raise ValueError("A `Recipe` says it all: put `data` and keywords into it, or give its file in place of it.")
     training = recipe.training
     if isinstance(recipe.model.peft, Mapping):
         check_settings(recipe.model.peft)  # mistakes are told before anything is read
@@ -109,6 +139,9 @@ def finetune(recipe: Recipe) -> FinetuneResult:
             "streaming: nobody knows how long a stream is, so say how many steps to train, e.g. `--max_steps 1000` "
             f"(got max_steps={training.max_steps}). An epoch has rows / per_device_train_batch_size steps."
         )
+    check_drawing()
+    check_loggers(training)
+    check_output_folder(training)
     prepare(training)
     with _token_kept_out_of_files(training):
         parts = assemble(recipe)
@@ -117,13 +150,17 @@ def finetune(recipe: Recipe) -> FinetuneResult:
         trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
         trainer.args.eval_on_start = checkpoint is None and "validation" in splits
+        if before_training is not None:
+            before_training(trainer)
+        remove_old_checkpoints(training)
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        with _kept_if_scoring_fails(trainer):
-            metrics = _score(trainer, splits.get("test"))
-        _warn_of_no_use(metrics, splits, parts.model.config.problem_type)
-        metrics["train"] = outcome.metrics
         with explaining_a_full_disk(str(training.output_dir)):
-            _save(trainer, recipe, metrics)
+            with _kept_if_an_error_follows(trainer):
+                metrics = _score(trainer, splits.get("test"))
+                _warn_of_no_use(metrics, splits, parts.model.config.problem_type)
+                metrics["train"] = outcome.metrics
+                _describe(trainer, recipe, metrics)
+            trainer.save_model()  # last: with `push_to_hub` it uploads the folder
     model = trainer.accelerator.unwrap_model(trainer.model)
     return FinetuneResult(model, parts.processor, trainer, metrics, str(training.output_dir))
 
@@ -137,7 +174,8 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         split: `train`, `validation`, `test`, or another split of the data set. Default: the recipe's test split.
 
     Returns:
-        Metrics without prefix: `accuracy`, `accuracy_<modality>`, `f1`, ..., `loss`.
+        Metrics without prefix: `accuracy`, `accuracy_<modality>`, `f1`, ..., `loss`. Of a model that writes text:
+        `exact_match`, `vqa_accuracy`, `wer` of its answers and those of each modality alone, and losses.
 
     Raises:
         ValueError: if the data has no such split, or labels that the model does not know.
@@ -155,7 +193,24 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
     parts = parts_to_score(model_id, recipe, split)
     trainer = build_trainer(training, parts.model, parts.processor, {}, parts.collator)
     (rows,) = parts.splits.values()
-    return plain_metrics(trainer.predict(rows).metrics or {}, "test")
+    metrics = plain_metrics(trainer.predict(rows).metrics or {}, "test")
+    return metrics | (_score_answers(trainer, rows) if writes_text(parts.processor) else {})
+
+
+def _score_answers(trainer: DGLTrainer, rows: Any) -> dict[str, float]:
+    """What a model that writes text is scored by: its answers, with all modalities and with each alone."""
+    rows = list(rows)
+    references = [row[LABEL_COLUMN] for row in rows]
+    questions = [{name: value for name, value in row.items() if name != LABEL_COLUMN} for row in rows]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    answers = write_answers(
+        model, trainer.data_collator, questions, trainer.args.per_device_eval_batch_size, trainer.args.partition
+    )
+    metrics: dict[str, float] = {}
+    for name, texts in answers.items():
+        suffix = "" if name == FUSED else f"_{name}"
+        metrics |= {f"{key}{suffix}": value for key, value in score_answers(texts, references).items()}
+    return metrics
 
 
 def _method_of_evaluation(wanted: DGLTrainingArguments) -> dict[str, str]:
@@ -229,9 +284,10 @@ def _warn_of_no_use(metrics: Mapping[str, Any], splits: Mapping[str, Any], probl
                 logger.warning(f"{stage}: {reason}")
 
 
-def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+def _describe(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     if trainer.is_world_process_zero():
         folder = Path(str(trainer.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if recipe.model.merges_adapters:
@@ -240,18 +296,17 @@ def _save(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> No
     if trainer.is_world_process_zero():
         write_report(str(trainer.args.output_dir))
     trainer.create_model_card()
-    trainer.save_model()  # last: with `push_to_hub` it uploads the folder
 
 
 @contextmanager
-def _kept_if_scoring_fails(trainer: DGLTrainer) -> Iterator[None]:
+def _kept_if_an_error_follows(trainer: DGLTrainer) -> Iterator[None]:
     """Saves the trained model before an error ends the run: a broken file of the test split is met after hours."""
     try:
         yield
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # there, saving needs all processes
             trainer.save_model(_internal_call=True)
-            logger.warning(f"Scoring failed. The trained model is in {trainer.args.output_dir}.")
+            logger.warning(f"What follows the training failed. The trained model is in {trainer.args.output_dir}.")
         raise
 
 

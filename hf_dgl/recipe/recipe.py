@@ -22,7 +22,7 @@ import functools
 import json
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -31,11 +31,12 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_dgl.hub.tokens import redacted
+from hf_dgl.install import find_recipe
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.ranges import Range
 
-from .arguments import DataArguments, ModelArguments
+from .arguments import MODALITY_WORDS, WITHOUT_FILE, DataArguments, ModelArguments
 from .safe_yaml import parse_yaml, read_yaml
 from .unimodal import with_one_modality
 
@@ -44,17 +45,7 @@ _HINTS: dict[str, Any] = {
     f.name: get_type_hints(owner)[f.name] for owner in _OWNERS for f in dataclasses.fields(owner) if f.init
 }
 """Every key that a recipe may hold, with its type."""
-_MODALITY_WORDS = ("image", "text", "audio", "video")
-"""Modalities whose columns can be named before it is known which encoders there are."""
-
-WITHOUT_FILE: dict[str, Any] = {
-    "num_train_epochs": 10,
-    "eval_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,
-}
-"""What a command without recipe file has as defaults; all others are upstream's."""
+KEYS = frozenset(_HINTS)
 
 
 @dataclass
@@ -64,6 +55,7 @@ class Recipe:
     Args:
         model, data, training: The three groups of arguments.
         values: The keys that the recipe and the command line gave, after overriding (what [`Recipe.to_yaml`] writes).
+        dataset: A `Dataset` or `DatasetDict` in place of what `dataset_name` names.
 
     Example:
 
@@ -76,16 +68,20 @@ class Recipe:
     data: DataArguments
     training: DGLTrainingArguments
     values: dict[str, Any] = field(default_factory=dict)
+    dataset: Any = None
 
     def to_yaml(self) -> str:
         """The recipe as it was run: without tokens, and without this machine's folders where avoidable."""
         values = _portable(self.values)
+        values.pop("overwrite_output_dir", None)  # was said of that folder on that day
         if os.path.isabs(str(values.get("output_dir", ""))):
             del values["output_dir"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | os.PathLike[str] | None, overrides: Sequence[str] = (), needs_model: bool = True
+) -> Recipe:
     """Read a recipe and apply the command line's overrides to it.
 
     Args:
@@ -94,6 +90,7 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
         overrides: Words of a command line: `--key value`, `--key=value`, `--flag`; `--key name=value name=value` for
             keys that hold a mapping, which changes the entries it names and leaves the others as the recipe has them;
             `--key '{name: null}'` removes an entry.
+        needs_model: Whether a recipe without a model is an error; merely to look at data there need be none.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -103,14 +100,14 @@ def load_recipe(path: str | os.PathLike[str] | None, overrides: Sequence[str] = 
 
         >>> load_recipe("recipes/quickstart/image_text.yaml", ["--method", "joint", "--alpha", "image=1", "text=2"])
     """
-    values = {key: _typed(key, value) for key, value in (WITHOUT_FILE if path is None else _read_yaml(path)).items()}
+    values = {key: _typed(key, value) for key, value in (WITHOUT_FILE if path is None else read_recipe(path)).items()}
     for key, words in read_overrides(overrides, list(_encoders_of(values))).items():
         value, before = _from_words(key, words), values.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             value = {name: entry for name, entry in {**before, **value}.items() if entry is not None}
         values[key] = _typed(key, value)
-    name = _name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
-    return _build(values, name)
+    name = name_of_data(values.get("dataset_name")) if path is None else Path(path).stem
+    return _build(values, name, needs_model)
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -140,7 +137,7 @@ def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
     return _build({key: _typed(key, value) for key, value in values.items()}, name)
 
 
-def _build(values: dict[str, Any], name: str) -> Recipe:
+def _build(values: dict[str, Any], name: str, needs_model: bool = True) -> Recipe:
     values = with_one_modality({"output_dir": os.path.join("outputs", name), **values})
     used = dict(values)
     if "LOCAL_RANK" not in os.environ:  # one process, which upstream would take for one of several (`hf-dgl evaluate`)
@@ -148,17 +145,23 @@ def _build(values: dict[str, Any], name: str) -> Recipe:
     model, data, training = (
         owner(**{f.name: used[f.name] for f in dataclasses.fields(owner) if f.name in used}) for owner in _OWNERS
     )
+    if needs_model:
+        model.check_named()
     return Recipe(model=model, data=data, training=training, values=values)
 
 
-def build_parser(prog: str = "hf-dgl train", exit_on_error: bool = True) -> argparse.ArgumentParser:
-    """The parser behind `hf-dgl train --help`: every key, the method's first, then model, data, and the Trainer's."""
+def build_parser(
+    prog: str = "hf-dgl train", only: Collection[str] | None = None, exit_on_error: bool = True
+) -> argparse.ArgumentParser:
+    """The parser behind `hf-dgl train --help`: keys (all, or `only` these) by method, model, data, Trainer."""
+    shown = _HINTS if only is None else only
+    method = [f.name for f in dataclasses.fields(DGLTrainingArguments)]
     upstream = {f.name for f in dataclasses.fields(TrainingArguments)}
     groups: list[Any] = [
-        _group("the method", DGLTrainingArguments, lambda name: name not in upstream),
-        _group("the model", ModelArguments),
-        _group("the data", DataArguments),
-        _group("the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, lambda name: name in upstream),
+        _group("the method", DGLTrainingArguments, shown, without=upstream),
+        _group("the model", ModelArguments, shown),
+        _group("the data", DataArguments, shown),
+        _group("the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, shown, set(method) - upstream),
     ]
     return HfArgumentParser(
         groups,
@@ -182,7 +185,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: True) -> type:
+def _group(title: str, owner: Any, shown: Collection[str], without: Collection[str] = ()) -> type:
     """A dataclass of some of `owner`'s fields: upstream's parser shows one group of options per dataclass."""
     members = [
         (
@@ -191,7 +194,7 @@ def _group(title: str, owner: Any, keep: Callable[[str], bool] = lambda name: Tr
             field(default=f.default, default_factory=f.default_factory, metadata=_with_range(owner, f)),
         )
         for f in dataclasses.fields(owner)
-        if f.init and keep(f.name)
+        if f.init and f.name in shown and f.name not in without
     ]
     return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
 
@@ -207,18 +210,15 @@ def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return encoders if isinstance(encoders, Mapping) else {}
 
 
-def _name_of_data(dataset_name: Any) -> str:
+def name_of_data(dataset_name: Any) -> str:
     """What the results of a command without recipe file are called: `my` for `data/my.csv`."""
     first = next(iter(dataset_name)) if isinstance(dataset_name, Mapping) and dataset_name else dataset_name
     return Path(str(first or "model").replace(":", "_")).stem or "model"
 
 
-def _read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no recipe {str(path)!r}. Recipes are YAML files such as recipes/quickstart/image_text.yaml."
-        )
+def read_recipe(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """The keys and values of a recipe file, or of a shipped recipe's name; ValueError on a key that does not exist."""
+    path = find_recipe(file)
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}.")
@@ -257,7 +257,7 @@ def read_overrides(words: Sequence[str], modalities: Sequence[str] = ()) -> dict
         else:
             found[key].append(word)
     encoders = [word.partition("=")[0] for word in found.get("encoders", [])]
-    short = {*modalities, *encoders, *_MODALITY_WORDS, "label"} - set(_HINTS)
+    short = {*modalities, *encoders, *MODALITY_WORDS, "label"} - set(_HINTS)
     found = _without_short_forms(found, short)
     _check_keys(found, "the command line", sorted(short))
     return found

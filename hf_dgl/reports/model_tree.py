@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -56,6 +57,7 @@ class Group:
         parameters, trainable: How many; a parameter tied between encoders counts for each.
         share: Of all parameters of the model, 0 to 1.
         encoder: Paths of the modules whose outputs are the modality's features (none: the fusion).
+        kind: What that is: `ViTModel (google/vit-base-patch16-224)`; of several modules their names.
         cut: Whether the encoder's output is reused or the encoder runs again, and why; `""` if not known yet.
         trained_by: Losses whose gradient reaches it: `multimodal` and `unimodal`, or one of them.
     """
@@ -64,6 +66,7 @@ class Group:
     trainable: int
     share: float
     encoder: list[str] = field(default_factory=list)
+    kind: str = ""
     cut: str = ""
     trained_by: list[str] = field(default_factory=list)
 
@@ -143,11 +146,21 @@ def _groups(handle: Disentangled) -> dict[str, Group]:
         group.trained_by = _losses_of(handle, name)
         if name != FUSION:
             group.encoder = list(handle.partition.modalities[name].encoder)
+            group.kind = _kind(handle.model, group.encoder)
             cut = handle.cuts.get(name)
             if cut is not None:
                 group.cut = "output reused" if cut.reuse else f"runs again in its own pass: {cut.obstacle}"
         groups[name] = group
     return groups
+
+
+def _kind(model: nn.Module, paths: list[str]) -> str:
+    if len(paths) != 1 or "*" in paths[0]:
+        return ", ".join(dict.fromkeys(path.removesuffix(".*").rsplit(".", 1)[-1] for path in paths))
+    encoder = model.get_submodule(paths[0])
+    source = str(getattr(getattr(encoder, "config", None), "name_or_path", "") or "").rstrip("/")
+    checkpoint = os.path.basename(source) if os.path.isabs(source) else source  # this machine's folders are private
+    return type(encoder).__name__ + (f" ({checkpoint})" if checkpoint else "")
 
 
 def _losses_of(handle: Disentangled, group: str) -> list[str]:
@@ -218,3 +231,17 @@ def _shape(node: Node) -> Any:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def count(number: int) -> str:
+    """A number of parameters, as it is said.
+
+    Example:
+
+        >>> count(86_389_248)
+        '86.4M'
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)

@@ -28,6 +28,7 @@ def results_table(
     metrics: Mapping[str, Mapping[str, float]],
     modalities: Sequence[str],
     problem_type: str = "single_label_classification",
+    order: Sequence[str] = tuple(STAGES),
 ) -> Table:
     """One row for the fused prediction and one per modality alone; two metrics, before, after and on the test split.
 
@@ -36,13 +37,14 @@ def results_table(
             (`accuracy`, `accuracy_image`). A stage that is not there has no column.
         modalities: Names, in the order of the rows.
         problem_type: Chooses the metrics that are shown.
+        order: Of the stages.
 
     Example:
 
         >>> results_table({"test": {"accuracy": 0.9, "f1": 0.8, "accuracy_text": 0.7, "f1_text": 0.6}}, ["text"]).rows
         [['fused', '0.900', '0.800'], ['text alone', '0.700', '0.600']]
     """
-    stages = [stage for stage in STAGES if stage in metrics]
+    stages = [stage for stage in order if stage in metrics]
     measured = {metric for stage in stages for metric in metrics[stage]}
     headlines = {metric: title for metric, title in HEADLINES[problem_type].items() if metric in measured}
     headlines = headlines or {"loss": "loss"}  # a model that writes text

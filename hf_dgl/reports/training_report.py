@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,14 @@ from .result_tables import HEADLINES, Table, results_table
 
 REPORT = "report.html"
 
+_TEST_FIRST = ("test", "validation", "before")  # a narrow screen shows little more
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Writes `report.html`: results, curves of the losses, scores and gradient norms, every evaluation, the whole log.
 
-    One file that needs no other and no network. Without matplotlib (the extra `plot`) it has tables only.
+    One file that needs no other and no network; light or dark as the reader's machine is.
 
     Args:
         folder: Of a Trainer: `trainer_state.json`, and, if they are there, `metrics.json` and `config.json`.
@@ -51,14 +53,16 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     log = state["log_history"]
     problem_type = config.get("problem_type") or "single_label_classification"
     modalities = config.get("modalities") or _modalities_in(log)
-    drawn = panels(log, modalities, problem_type)
+    drawn = panels(log, modalities, problem_type, len(config.get("id2label") or ()) or None)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_read(_TEMPLATE))
     content = page.render(
         title=folder.absolute().name,
         facts=_facts(state, metrics.get("train", {}), recipe),
-        results=results_table(metrics, modalities, problem_type) if metrics else None,
+        results=results_table(metrics, modalities, problem_type, _TEST_FIRST) if metrics else None,
+        score=drawn["scores"].y_label if "scores" in drawn else None,
         has_test="test" in metrics,
-        plots={panel.title: as_svg(panel) for panel in drawn.values()},
+        plots=[as_svg(panel) for panel in drawn.values()],
+        has_norms="gradient_norms" in drawn,
         evaluations=_evaluations(log, modalities, problem_type),
         log=_whole_log(log),
     )
@@ -78,7 +82,9 @@ def _facts(state: Mapping[str, Any], train: Mapping[str, float], recipe: Mapping
         "batch size of a process": state.get("train_batch_size"),
         "training time": f"{seconds / 60:.1f} minutes" if seconds else None,
         "rows per second": f"{train['train_samples_per_second']:,.0f}" if seconds else None,
-        "best step": state.get("best_global_step"),
+        f"best step by {str(recipe.get('metric_for_best_model') or 'loss').removeprefix('eval_')}": state.get(
+            "best_global_step"
+        ),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
@@ -90,11 +96,10 @@ def _evaluations(log: Sequence[Mapping[str, Any]], modalities: Sequence[str], pr
     keys |= {f"{name} alone": f"eval_{metric}_{name}" for name in modalities}
     rows = {entry["step"]: entry for entry in log if "eval_loss" in entry}
     columns = [name for name, key in keys.items() if any(key in entry for entry in rows.values())]
-    cells = [
-        [f"{step:,}", f"{entry.get('epoch', 0):.2f}", *(_number(entry.get(keys[name])) for name in columns)]
-        for step, entry in rows.items()
+    found = [
+        [step, entry.get("epoch", 0.0), *(entry.get(keys[name]) for name in columns)] for step, entry in rows.items()
     ]
-    return Table(["step", "epoch", *columns], cells) if cells else None
+    return Table(["step", "epoch", *columns], _aligned(found)) if found else None
 
 
 def _whole_log(log: Sequence[Mapping[str, Any]]) -> Table:
@@ -102,7 +107,7 @@ def _whole_log(log: Sequence[Mapping[str, Any]]) -> Table:
     entries = [entry for entry in log if "loss" in entry]
     columns = list(dict.fromkeys(key for entry in entries for key in entry))
     columns = ["step", "epoch", *sorted(set(columns) - {"step", "epoch"})]
-    return Table(columns, [[_number(entry.get(key)) for key in columns] for entry in entries])
+    return Table(columns, _aligned([[entry.get(key) for key in columns] for entry in entries]))
 
 
 def _modalities_in(log: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -111,10 +116,32 @@ def _modalities_in(log: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if name != "multimodal"]
 
 
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+def _aligned(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
+    """Cells as text, each column with one number of decimals."""
+    forms = []
+    for column in zip(*rows, strict=True):
+        sizes = [abs(value) for value in column if isinstance(value, float) and math.isfinite(value)]
+        if not sizes:
+            forms.append(",")
+        else:
+            forms.append(
+                ",.3f" if 0.1 <= max(sizes) < 1000 or not any(sizes) else ".3e" if max(sizes) < 0.1 else ",.1f"
+            )
+    return [[_cell(value, form) for value, form in zip(row, forms, strict=True)] for row in rows]
+
+
+def _form(column: Sequence[Any]) -> str:
+    """How the numbers of a column are written."""
+    largest = max((abs(value) for value in column if isinstance(value, float) and math.isfinite(value)), default=None)
+    if largest is None:
+        return ","
+    return ".3e" if 0 < largest < 0.1 else ",.3f" if largest < 1000 else ",.1f"
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:{form}}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -187,6 +187,13 @@ class DGLTrainingArguments(TrainingArguments):
             "the fusion once more per modality at every tenth step."
         },
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace the model that `output_dir` holds, and delete the checkpoints there. Without it a run "
+            "that would do so stops before it begins. (The Trainer by itself does not ask.)"
+        },
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Remove columns that are no argument of the model's forward."}
     )

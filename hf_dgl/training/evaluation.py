@@ -109,7 +109,11 @@ class EvaluatingTrainer(LossesTrainer):
         )
         main_input = getattr(self.model, "main_input_name", None)
         if "inputs" in self.args.include_for_metrics and main_input is not None and main_input not in batch:
-            batch[main_input] = {name: batch[name] for name in self._alone.predictions if name in batch}
+            batch[main_input] = {
+                name: {**batch[name], "present": rows}  # which else only batches have that lack something
+                for name, rows in self._alone.present.items()
+                if name in batch
+            }
         return loss, map_tensors(filled_up, fused), map_tensors(filled_up, labels)
 
     def _predicted_alone(self, predicted: Mapping[str, Any], fused: Any, inputs: Mapping[str, Any]) -> Alone:

@@ -337,7 +337,7 @@ def only_rows(tree: Any, rows: Any) -> Any:
     """Some rows of an array or tensor, or of all in a dictionary or tuple.
 
     Args:
-        tree: Arrays `[N, ...]`. Upstream repeats losses to full batches: what is beyond `N` is kept.
+        tree: Arrays `[N, ...]`. What is beyond `N` is kept.
         rows: bool `[N]`, an array or a tensor.
     """
     if tree is None:

@@ -53,10 +53,10 @@ class Range:
 
     def __str__(self) -> str:
         beside = "" if self.also is None else f"{self.also:g} or "
-        low = f"{beside}{'above' if self.excludes_low else 'from'} {self.low:.10g}"
+        low = f"{beside}{'above' if self.excludes_low else 'from'} {self.low:.15g}"
         if math.isinf(self.high):
-            return low if self.excludes_low else f"{beside}{self.low:.10g} or more"
-        return f"{low} to {'below ' if self.excludes_high else ''}{self.high:.10g}"
+            return low if self.excludes_low else f"{beside}{self.low:.15g} or more"
+        return f"{low} to {'below ' if self.excludes_high else ''}{self.high:.15g}"
 
 
 def check_ranges(arguments: Any) -> None:

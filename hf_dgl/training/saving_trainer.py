@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,7 +30,6 @@ from hf_dgl.hub.uploads import copy_what_upstream_does_not, uploads
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.models.adapters import complete_adapter
 from hf_dgl.reports.curves import save_pictures
-from hf_dgl.reports.drawing import can_draw
 from hf_dgl.reports.model_picture import MODEL_PICTURE, draw_model
 from hf_dgl.reports.model_tree import inspect_model
 
@@ -110,7 +110,13 @@ class SavingTrainer(Trainer):
         with explaining_a_full_disk(folder):
             if self.args.should_save:
                 check_can_write(folder)
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            try:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            except UnpicklingError as error:  # torch reads them with `weights_only=True`
+                raise ValueError(
+                    f"Cannot resume from {resume_from_checkpoint}: it holds other objects than tensors and numbers, "
+                    "which could be any code. No Trainer wrote that."
+                ) from error
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
@@ -304,11 +310,11 @@ class SavingTrainer(Trainer):
             folder = str(self.args.output_dir)
             os.makedirs(folder, exist_ok=True)
             if self.disentangled is not None:
-                problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
+                config = getattr(self.model, "config", None)
                 modalities = list(self.disentangled.partition.modalities)
-                save_pictures(folder, self.state.log_history, modalities, problem_type)
-                if can_draw():
-                    draw_model(inspect_model(self.disentangled), os.path.join(folder, MODEL_PICTURE))
+                problem_type, classes = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+                save_pictures(folder, self.state.log_history, modalities, problem_type, classes)
+                draw_model(inspect_model(self.disentangled), os.path.join(folder, MODEL_PICTURE))
             card = create_model_card(self, model_name, language=language, license=license, tags=tags, dataset=dataset)
             card.save(os.path.join(folder, "README.md"))
 

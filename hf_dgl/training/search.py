@@ -23,11 +23,12 @@ hence [`objective`]. Trials are chosen by the validation split; the test split s
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers.trainer_utils import default_compute_objective
+
+from hf_dgl.install import require
 
 Range = tuple[float, float]
 
@@ -64,8 +65,7 @@ def hp_space(
         >>> space = hp_space(alpha=None, learning_rate=(1e-4, 1e-2))
         >>> trainer.hyperparameter_search(space, objective("accuracy"), n_trials=10, direction="maximize")
     """
-    if importlib.util.find_spec("optuna") is None:
-        raise ValueError("A hyperparameter search needs Optuna: pip install -c constraints.txt -e '.[optuna]'")
+    require("A hyperparameter search", "optuna", "optuna")
     logarithmic = {"alpha": alpha, "learning_rate": learning_rate, "encoder_learning_rate": encoder_learning_rate}
     even = {"multimodal_to_encoders": multimodal_to_encoders, **others}
     ranges = {name: _checked(name, bounds, name in logarithmic) for name, bounds in (logarithmic | even).items()}

@@ -158,7 +158,9 @@ class DGLTrainer(EvaluatingTrainer):
         if problem_type is not None:
             config: Any = model.config
             width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
-            self.explained = Explained(list(self.disentangled.alpha), ChanceLevel(problem_type, width or 1))
+            mean, std = getattr(config, "label_mean", None), getattr(config, "label_std", None)
+            chance = ChanceLevel(problem_type, width or 1, None if mean is None or std is None else (mean, std))
+            self.explained = Explained(list(self.disentangled.alpha), chance)
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)

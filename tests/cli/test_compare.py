@@ -33,7 +33,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_tables_are_printed_and_written(recipe: str, tmp_path: Path, capsys: Any) -> None:
     words = ["compare", recipe, "--methods", "joint,dgl", "--seeds", "0", "1", "--sweep", "alpha=1,2"]
-    words += ["--compare_dir", str(tmp_path / "out"), "--max_steps", "1"]
+    words += ["--output_dir", str(tmp_path / "out"), "--max_steps", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()
     assert printed.out.strip() == (tmp_path / "out" / "comparison.md").read_text().strip()
@@ -42,7 +42,7 @@ def test_tables_are_printed_and_written(recipe: str, tmp_path: Path, capsys: Any
 
 
 def test_exit_code_tells_of_failures(recipe: str, tmp_path: Path, capsys: Any) -> None:
-    words = ["compare", recipe, "--methods", "joint", "--compare_dir", str(tmp_path / "out"), "--seeds"]
+    words = ["compare", recipe, "--methods", "joint", "--output_dir", str(tmp_path / "out"), "--seeds"]
     assert main([*words, "0", "13"]) == 1
     assert "`joint-13`:\n\n```\nno luck\n```" in capsys.readouterr().out
     assert main([*words, "13"]) == 1

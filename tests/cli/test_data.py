@@ -86,7 +86,7 @@ def test_mistakes(folder: Path, capsys: Any) -> None:
     assert main(["data", *words(folder, image="foto")]) == 2
     assert "did you mean 'photo'" in capsys.readouterr().err
     assert main(["data"]) == 2
-    assert "names no model" in capsys.readouterr().err
+    assert "names no data" in capsys.readouterr().err
 
 
 def test_help(capsys: Any) -> None:
@@ -95,3 +95,27 @@ def test_help(capsys: Any) -> None:
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert all(part in text for part in ("[RECIPE]", "--json", "--preview FILE", "The exit code is 1"))
+
+
+def test_no_encoders_are_needed_merely_to_look(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    table = ["--data", str(folder / "my.csv"), "--label", "kind"]
+    assert main(["data", *table, "--preview", str(tmp_path / "a.png")]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Read: photo (image), title (text)." in text and "row train[7], photo" in text and "8 x 8" in text
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert main(["data", *table, "--image", "photo", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["splits"]["train"]["missing"]) == ["image"]
+    assert main(["data", "--data", str(folder / "my.csv")]) == 2
+    assert "no column 'label' for 'label'" in capsys.readouterr().err
+
+
+def test_what_is_not_wrong_but_odd_is_mentioned(tmp_path: Path, capsys: Any) -> None:
+    lines = ["photo,kind"]
+    for index in range(60):
+        Image.new("LA", (8, 8), (index, 0 if index % 2 else 255)).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{['cat', 'Cat ', 'dog'][index % 3]}")
+    (tmp_path / "my.csv").write_text("\n".join(lines))
+    assert main(["data", "--data", str(tmp_path / "my.csv"), "--image", "photo", "--label", "kind"]) == 0
+    text = capsys.readouterr().out
+    assert "classes that may be one: 'Cat', 'cat'" in text and "transparent" in text

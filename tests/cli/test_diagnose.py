@@ -16,9 +16,9 @@ def recipe(tmp_path: Path) -> str:
 
 
 def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> None:
-    assert main(["diagnose", recipe, "--diagnose_dir", str(tmp_path / "found"), "--max_steps", "3"]) == 0
+    assert main(["diagnose", recipe, "--output_dir", str(tmp_path / "found"), "--max_steps", "3"]) == 0
     printed = capsys.readouterr()
-    for words in ("last third", "late fusion of these", "Gradients:", "Linear probes", "How sure", "Method"):
+    for words in ("last third", "their answers added up", "Gradients:", "Linear probes", "How sure", "Method"):
         assert words in printed.out
     assert "run 4 of 4: bilinear fusion" in printed.err and "train_loss" not in printed.out
     assert (tmp_path / "found" / "diagnosis.md").is_file()
@@ -53,4 +53,4 @@ def test_help(capsys: Any) -> None:
         main(["diagnose", "--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("--diagnose_dir", "--json", "validation", "bilinear"))
+    assert all(word in printed for word in ("--output_dir", "--json", "validation", "bilinear"))

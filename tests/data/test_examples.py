@@ -10,7 +10,7 @@ from hf_dgl.data.samples import load_sample
 
 MODULES = ["samples", "speech", "labels", "media", "splits", "collator", "sources"]
 MODULES += ["limits", "workers", "streaming", "mixing", "report", "broken", "preparation"]
-MODULES += ["columns", "renaming", "tables", "label_values", "constant"]
+MODULES += ["columns", "renaming", "tables", "label_values", "constant", "looking"]
 
 
 @pytest.mark.parametrize("name", MODULES)

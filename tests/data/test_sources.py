@@ -336,3 +336,14 @@ def test_several_targets(tmp_path, streaming):
     assert row["label"] == [float(row["text"]) + 0.5, 100 * float(row["text"])]
     with pytest.raises(ValueError, match=r"no column 'c' \(of \['a', 'c'\]\)"):
         load_data(str(tmp_path / "x.csv"), None, {"label": ["a", "c"]}, ["text"])
+
+
+def test_tables_in_folders_by_split(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "x" / split).mkdir(parents=True)
+        (tmp_path / "x" / split / "rows.csv").write_text("text,label\n" + "None,NA\nnull,b\n" * 20)
+    assert set(load_data(str(tmp_path / "x"))["test"]["label"]) == {"NA", "b"}
+    (tmp_path / "y" / "deep").mkdir(parents=True)
+    (tmp_path / "y" / "deep" / "rows.csv").write_text("text,label\nNone,NA\n")
+    with pytest.raises(ValueError, match=r"tables in sub-folders, e.g. 'deep/rows.csv'.*--data .*deep/rows.csv"):
+        load_data(str(tmp_path / "y"))

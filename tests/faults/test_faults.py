@@ -118,13 +118,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     runs.add("full", RESUME, disk=[disk, "800k"])  # full at its optimizer
     runs.add("full", RESUME, disk=[disk, "8m"])
     runs.add("full_at_the_end", "--save_strategy=no", disk=[str(runs.folder / "full_at_the_end"), "100k"])
+    short = "--max_steps=4"
+    runs.add("inodes", short, disk=[str(runs.folder / "inodes"), "8m,nr_inodes=35"])
+    runs.add("sealed", short, disk=[str(runs.folder / "sealed"), "8m,ro"])  # from the beginning
+    runs.add("sealed_later", short, disk=[str(runs.folder / "sealed_later"), "8m"], fault={"read_only_in_step": 4})
+    runs.add("removed", short, fault={"remove_folder_in_step": 4})
+    runs.add("removed_in_a_save", short, fault={"remove_folder_in_save": 4})
     runs.add("again", "--max_steps=2")
-    runs.add("again", "--max_steps=2", "--seed=1", fault={"kill_in_file": "again/model.safetensors"})
+    runs.add(
+        "again",
+        "--max_steps=2",
+        "--seed=1",
+        "--overwrite_output_dir",
+        fault={"kill_in_file": "again/model.safetensors"},
+    )
     try:
         runs.start()
         yield runs
     finally:
-        for name in ("full", "full_at_the_end"):
+        for name in ("full", "full_at_the_end", "inodes", "sealed", "sealed_later"):
             if os.path.ismount(runs.folder / name):
                 subprocess.run(["umount", "-l", runs.folder / name], check=True)
 
@@ -235,6 +247,34 @@ def test_a_full_disk_at_the_end(runs):
     assert runs.codes("full_at_the_end") == [2] and "Traceback" not in said, said
     assert "MB left" in said and "no complete checkpoint yet" in said
     assert not (runs.folder / "full_at_the_end" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "then"),
+    [
+        ("inodes", "but no inodes: it cannot hold another file", "checkpoint-2, which is complete"),
+        ("sealed", "whose disk is mounted read-only", "there is no complete checkpoint yet"),
+        ("sealed_later", "whose disk is mounted read-only", "checkpoint-2, which is complete"),
+        ("removed_in_a_save", "a folder that is not there any more", "there is no complete checkpoint yet"),
+    ],
+)
+def test_what_cannot_be_written_is_told_in_one_sentence(runs, name, words, then):
+    if runs.codes(name)[0] is None:
+        pytest.skip("cannot mount a small file system here")
+    said = runs.output(name)
+    assert runs.codes(name) == [2] and "Traceback" not in said, said
+    message = said[said.index("hf-dgl train: ") :]
+    assert words in message and then in message and message.count("\n") == 1
+    if name == "sealed":
+        assert "'loss'" not in said  # it is told before hours of training
+    if "checkpoint-2" in then:
+        assert fault(runs.folder / name / "checkpoint-2") is None
+
+
+def test_a_folder_that_is_removed_is_made_again(runs):
+    assert runs.codes("removed") == [0], runs.output("removed")
+    CrossModalForSequenceClassification.from_pretrained(runs.folder / "removed")
+    assert (runs.folder / "removed" / "metrics.json").is_file()
 
 
 def test_nan_keeps_the_last_checkpoint(runs):

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,52 @@ def nan_in_step(step: int) -> None:
     DGLTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
 
 
+def in_step(step: int, action: Callable[[str], Any]) -> None:
+    """Does something to the output folder when step `step` begins."""
+    original = DGLTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.is_in_train and self.model.training and self.state.global_step == step - 1:
+            action(str(self.args.output_dir))
+        return original(self, *args, **kwargs)
+
+    DGLTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
+
+
+def remove_folder_in_step(step: int) -> None:
+    """The output folder is deleted; who owns a mount point leaves it empty."""
+    in_step(step, shutil.rmtree)
+
+
+def read_only_in_step(step: int) -> None:
+    """The disk of the output folder is mounted read-only."""
+    in_step(step, lambda folder: subprocess.run(["mount", "-o", "remount,ro", folder], check=True))
+
+
+def remove_folder_in_save(step: int) -> None:
+    """The output folder is deleted when the weights of a checkpoint are written, and the optimizer is not."""
+    original = DGLTrainer._save_optimizer_and_scheduler
+
+    def save(self: Any, output_dir: str) -> None:
+        if self.state.global_step == step:
+            shutil.rmtree(self.args.output_dir)
+        original(self, output_dir)
+
+    DGLTrainer._save_optimizer_and_scheduler = save  # type: ignore[method-assign]
+
+
 FAULTS = {
     fault.__name__: fault
-    for fault in (kill_in_step, kill_in_file, kill_in_rotation, kill_before_replacing, nan_in_step)
+    for fault in (
+        kill_in_step,
+        kill_in_file,
+        kill_in_rotation,
+        kill_before_replacing,
+        nan_in_step,
+        remove_folder_in_step,
+        remove_folder_in_save,
+        read_only_in_step,
+    )
 }
 
 

@@ -18,8 +18,6 @@ from hf_dgl.hub.model_card import create_model_card
 from hf_dgl.method.methods import BASELINES, IN_WORDS
 from hf_dgl.recipe.finetune import FinetuneResult, finetune
 from hf_dgl.recipe.recipe import make_recipe
-from hf_dgl.reports import curves
-from hf_dgl.training import saving_trainer as saving
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.trainer import DGLTrainer
 from tests.recipes import TINY, tiny_recipe
@@ -61,8 +59,10 @@ def test_text(card: ModelCard, result: FinetuneResult) -> None:
         "Reads image, audio and text, together or whichever is there, and answers with one of these labels: `zero`,",
         f"accuracy {result.metrics['test']['accuracy']:.3f} with all of them (test split)",
         f"{result.metrics['test']['accuracy_audio']:.3f} with audio only",
-        "![training curves](training_curves.png)",
-        "![gradient norms](gradient_norms.png)",
+        "![Terms of the loss, training loss by step. fused: ",
+        "](training_curves.png)",
+        "](gradient_norms.png)",
+        "![Encoders below, fusion above. Parameters: ",
         "[report.html](report.html)",
         "## Limits",
     ):
@@ -138,7 +138,7 @@ def test_checkpoints_have_a_card_with_the_results_so_far(tmp_path: Path) -> None
     values = tiny_recipe(tmp_path / "run", save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").write_text('{"test": {"accuracy": 0.987}}')  # of an earlier run
-    result = finetune(make_recipe(values))
+    result = finetune(make_recipe({**values, "overwrite_output_dir": True}))
     log = result.trainer.state.log_history
     score = next(entry["eval_accuracy"] for entry in log if entry["step"] == 1 and "eval_loss" in entry)
     card = ModelCard.load(tmp_path / "run" / "checkpoint-1" / "README.md")
@@ -147,16 +147,6 @@ def test_checkpoints_have_a_card_with_the_results_so_far(tmp_path: Path) -> None
     assert "dataset_name: sample:image_text" in card.text  # the recipe
     assert card.data.eval_results is None and "![" not in card.text and "report.html" not in card.text
     assert "**A checkpoint**" not in ModelCard.load(tmp_path / "run" / "README.md").text
-
-
-def test_without_matplotlib_it_has_no_pictures(result: FinetuneResult, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(curves, "can_draw", lambda: False)
-    monkeypatch.setattr(saving, "can_draw", lambda: False)
-    monkeypatch.setattr(result.trainer.args, "output_dir", str(tmp_path))
-    (tmp_path / "training_curves.png").write_bytes(b"of an earlier run")
-    result.trainer.create_model_card()
-    assert "![" not in (tmp_path / "README.md").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md"]
 
 
 def test_joint_is_called_joint(result: FinetuneResult, monkeypatch: Any) -> None:
@@ -182,3 +172,43 @@ def test_other_models_get_a_card_too(tmp_path: Path) -> None:
     card = create_model_card(DGLTrainer(CLIPModel(config), args, modalities=modalities))
     assert "from transformers import CLIPModel" in card.text
     assert "Reads image and text" in card.text
+
+
+EVIL = [
+    "a`b",
+    "``",
+    "two\nlines",
+    "# heading\n\n# heading",
+    "<script>alert(1)</script>",
+    "![x](y)",
+    "a|b",
+    "{{ 7*7 }}",
+    " ",
+]
+
+
+def test_whatever_labels_titles_and_data_sets_hold_is_shown_as_it_is(
+    result: FinetuneResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markdown_it = pytest.importorskip("markdown_it")
+    trainer, name = result.trainer, "my <b>model</b> `x`\n# Evil | *a* _b_ image_text"
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    monkeypatch.setattr(config, "id2label", dict(enumerate(EVIL)))
+    recipe = yaml.safe_load(trainer.recipe)
+    monkeypatch.setattr(trainer, "recipe", yaml.safe_dump({**recipe, "class_names": ["```\n# Evil\n"]}))
+    monkeypatch.setattr(trainer, "is_in_train", False)
+    text = str(create_model_card(trainer, model_name=name, dataset=["us/<img src=x>", "./a`b\n# c"]))
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["model-index"][0]["name"] == name
+    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(body)
+    pieces = [piece for token in tokens for piece in token.children or [token]]
+    assert not [piece for piece in pieces if piece.type in ("html_inline", "html_block")]
+    spans = [piece.content for piece in pieces if piece.type == "code_inline"]
+    for label in EVIL[:-1]:
+        assert " ".join(label.split()) in spans
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    known = "Results|Use|When a modality is missing|Training|Limits|Citation".split("|")
+    assert [heading for heading in headings[1:] if heading not in known] == []
+    title = [piece.content for piece in tokens[1].children if piece.type == "text"]
+    assert "".join(title) == " ".join(name.split())
+    assert "49" not in "".join(spans)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
+import io
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
 
+from hf_dgl.cli import main
+from hf_dgl.hub.space import space_files
 from hf_dgl.inference.cross_modal_pipeline import CrossModalPipeline
-from hf_dgl.inference.demo import answer, build, launch_settings, space_files
+from hf_dgl.inference.demo import MOST_MEGABYTES, _check_pixels, _check_seconds, answer, build, launch_settings
 from tests import tiny
+from tests.browser import SCREENS, browser, overflow, violations
 
-CHROMIUM = shutil.which("chromium")
+GRADIOS_OWN = (
+    'aria-prohibited-attr: <div aria-label="Empty value"',
+    'label-content-name-mismatch: <button class="upload',
+)
+"""What axe finds in components that we do not write."""
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +111,12 @@ def test_no_analytics() -> None:
 
 @pytest.fixture
 def page(address: str) -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+    with browser() as chromium:
+        page = chromium.new_page()
         page.outside = []
         page.on("request", lambda request: page.outside.append(request.url) if _is_outside(request.url) else None)
         page.goto(address)
         yield page
-        browser.close()
 
 
 def _is_outside(url: str) -> bool:
@@ -143,3 +148,131 @@ def test_a_file_that_is_no_image_in_a_browser(page: Any, tmp_path: Path) -> None
     page.locator("img[src*='no.png']").first.wait_for(state="attached", timeout=20_000)
     page.get_by_role("button", name="Ask the model").click()
     page.locator("#note").get_by_text("That did not work").wait_for(timeout=20_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_it_can_be_read_and_named(address: str, width: int, scheme: str) -> None:
+    """Nothing juts out, contrast is at least 4.5, and what screen readers need is there."""
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto(address)
+        ask, clear = (page.get_by_role("button", name=name) for name in ("Ask the model", "Clear"))
+        ask.wait_for()
+        page.wait_for_timeout(500)  # colours fade in
+        found = [line for line in violations(page) if not line.startswith(GRADIOS_OWN)]
+        assert overflow(page) <= 0 and found == []
+        assert page.get_by_role("heading", level=1).inner_text() == "A multimodal model"
+        upper, lower = ask.bounding_box(), clear.bounding_box()
+        assert upper["y"] < lower["y"] if width == 390 else upper["x"] < lower["x"]
+
+
+def test_the_page_bears_the_models_name_and_examples(
+    pipeline: CrossModalPipeline, picture: str, tmp_path: Path
+) -> None:
+    pipeline.save_pretrained(tmp_path / "digits")
+    app = build(
+        str(tmp_path / "digits"), examples=[{"image": picture, "text": "a digit", "label": "red"}], device="cpu"
+    )
+    assert app.title == "digits - hf_dgl"
+    (examples,) = [block for block in app.blocks.values() if type(block).__name__ == "Dataset"]
+    assert len(examples.samples) == 1 and examples.samples[0][1] == "a digit"
+
+
+@pytest.mark.slow
+def test_an_example_is_one_click(pipeline: CrossModalPipeline, picture: str) -> None:
+    app = build(pipeline, examples=[{"image": picture, "text": "a digit", "label": "red"}])
+    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    try:
+        with browser() as chromium:
+            page = chromium.new_page()
+            page.goto(url)
+            page.get_by_text("a digit", exact=True).click()
+            page.locator("img[src*='red']").first.wait_for(timeout=20_000)
+            page.get_by_role("button", name="Ask the model").click()
+            page.locator("#note").get_by_text("From the image and text").wait_for(timeout=20_000)
+    finally:
+        app.close()
+
+
+# ---- whoever reaches the page can send it anything ----------------------------------------------------------------
+
+
+def ask(address: str, image: Any, text: Any = "a digit") -> tuple[str, str]:
+    """What the page says to a request that no browser would send: the kind of event, and its data."""
+    answer = httpx.post(f"{address}gradio_api/call/predict", json={"data": [image, text, True, True]}, timeout=20)
+    event = answer.json()["event_id"]
+    with httpx.stream("GET", f"{address}gradio_api/call/predict/{event}", timeout=20) as stream:
+        kind, data = "".join(stream.iter_text()).strip().split("\n", 1)
+    return kind, data
+
+
+def upload(address: str, content: bytes, name: str = "a.png") -> Any:
+    answer = httpx.post(f"{address}gradio_api/upload", files={"files": (name, content)}, timeout=20)
+    return answer.json()[0] if answer.status_code == 200 else answer.status_code
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> str:
+    os.mkfifo(tmp_path / "fifo")
+    return str(tmp_path / "fifo")
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "as a file"])
+def test_only_what_was_uploaded_is_read(address: str, fifo: str, picture: str, meta: dict[str, Any]) -> None:
+    from gradio.utils import get_upload_folder
+
+    link = Path(get_upload_folder()) / "link.png"
+    link.parent.mkdir(exist_ok=True, parents=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(picture)
+    paths = ["/etc/passwd", "/etc/nothing", "/dev/zero", fifo, "/proc/self/environ", picture, "../../etc/passwd", ""]
+    paths += [str(link), get_upload_folder(), "http://127.0.0.1:1/a.png", "file:///etc/passwd", "\0"]
+    try:
+        said = {path: ask(address, {"path": path, **meta}) for path in paths}
+    finally:
+        link.unlink()
+    assert {kind for kind, _ in said.values()} == {"event: error"}
+    assert len({*said.values()}) <= 2  # nothing tells which files there are
+    assert said["/etc/passwd"] == said["/etc/nothing"]
+    for _, data in said.values():
+        assert "/" not in data and "passwd" not in data
+    for payload in ({"url": "http://127.0.0.1:1/a.png", **meta}, {"path": None, "url": "file:///etc/passwd", **meta}):
+        assert ask(address, payload)[0] == "event: error"
+    note = ask(address, {"path": upload(address, Path(picture).read_bytes()), **meta})[1]
+    assert "From the **image and text**" in note  # what was uploaded is
+
+
+def test_limits_of_the_page(address: str, pipeline: CrossModalPipeline) -> None:
+    assert upload(address, b"0" * (MOST_MEGABYTES * 2**20 + 1)) == 413
+    begun = time.monotonic()
+    assert "10,000,000 characters, expected at most 20,000" in ask(address, None, "x" * 10_000_000)[1]
+    large = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(large, "PNG")
+    said = ask(address, {"path": upload(address, large.getvalue())})[1]
+    assert "10,000 x 10,000 pixels, expected at most 50,000,000" in said
+    assert time.monotonic() - begun < 10
+    direct = httpx.post(f"{address}gradio_api/run/predict", json={"data": [None, "a digit", True, True]})
+    assert direct.status_code >= 400 and "queue" in direct.text  # nothing goes past the queue
+    note = answer(pipeline, [None, 7, True, True])[0]
+    assert "That did not work" in note and "Traceback" not in note
+
+
+def test_long_audio_on_the_page(tmp_path: Path) -> None:
+    import numpy as np
+    import soundfile
+
+    long = io.BytesIO()
+    soundfile.write(long, np.zeros(8000 * 601, dtype=np.int16), 8000, format="FLAC")
+    assert len(long.getvalue()) < 2**20
+    with pytest.raises(ValueError, match="The audio lasts 601 seconds, expected at most 600"):
+        _check_seconds("audio", long.getvalue())
+    _check_seconds("audio", b"no audio")
+    _check_pixels("image", b"no image")
+
+
+def test_the_help_says_what_a_host_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no password" in said and "127.0.0.1, this machine only" in said

@@ -558,3 +558,18 @@ def test_groups_cover_every_parameter_once():
         names = [name for group in handle.partition.groups for name in handle.partition.parameter_names(group)]
     assert sorted(names) == sorted(n for n, _ in model.named_parameters())
     assert handle.partition.groups == ["image", "text", FUSION]
+
+
+def test_what_a_hook_does_to_an_encoders_output_is_done_once():
+    """A remembered output has been through the user's hooks."""
+    model = make_toy(Concat)
+    batch = toy_batch(model)
+    hook = lambda module, args, output: 2 * output  # noqa: E731
+    for name in model.modalities:
+        getattr(model, f"enc_{name}").register_forward_hook(hook)
+    with disentangle(model, model.declared()) as handle:
+        handle.check(batch)
+        assert all(cut.reuse for cut in handle.cuts.values())
+        alone = {name: float(loss) for name, loss in model(**batch)["losses"].items()}
+    for name in model.modalities:
+        assert alone[name] == pytest.approx(float(model(**batch, only=name)["loss"]), abs=1e-12)

@@ -163,6 +163,7 @@ def test_words_of_a_command_line_are_typed() -> None:
 
 def test_without_peft_or_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    monkeypatch.setattr("hf_dgl.install.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -c constraints.txt -e ".\[peft\]"'):
         check_settings({"r": 8})
     with pytest.raises(ValueError, match="load_in_4bit needs the package bitsandbytes, which is not installed"):
@@ -267,7 +268,7 @@ def test_only_adapters(tmp_path: Path, checkpoints: dict[str, str]) -> None:
     assert evaluate(tmp_path, load_recipe(tmp_path / "recipe.yaml")) == result.metrics["test"]
     answer: Any = CrossModalPipeline.from_pretrained(str(tmp_path))(text="an even digit")
     assert 0 < answer["score"] <= 1
-    again = finetune(make_recipe({**values, "peft_merge": True}))  # into the same folder
+    again = finetune(make_recipe({**values, "peft_merge": True, "overwrite_output_dir": True}))  # into the same folder
     assert not is_adapter(tmp_path) and again.metrics["test"] == result.metrics["test"]
 
 

@@ -3,14 +3,17 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
 from safetensors.torch import save_file
 
 from hf_dgl.models.configuration_cross_modal import CrossModalConfig
-from hf_dgl.models.encoders import encode, encoder_class, tower_config
+from hf_dgl.models.encoders import build_encoder, encode, encoder_class, tower_config
 from hf_dgl.models.modeling_cross_modal import CrossModalForSequenceClassification
+from hf_dgl.models.parts import process
+from hf_dgl.models.processing_cross_modal import default_processor
 from tests.devices import put
 from tests.tiny import FAMILIES, SMALL, TEXT, tiny_encoder_config
 
@@ -300,7 +303,7 @@ def test_messages(tmp_path):
         tower_config("front", clip)
     with pytest.raises(ValueError, match=r"towers"):
         tower_config("audio", clip)
-    with pytest.raises(ValueError, match=r"Got int as the encoder of modality 'text'"):
+    with pytest.raises(ValueError, match=r"Got 3 as the encoder of modality 'text'"):
         CrossModalForSequenceClassification.from_encoders({"text": 3})
     with pytest.raises(ValueError, match=r"Found no encoder.*AutoModel.register"):
         encoder_class(UnknownConfig())
@@ -372,3 +375,29 @@ def test_code_from_the_hub_only_if_trusted(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match="has to be registered"):
         CrossModalForSequenceClassification.from_pretrained(tmp_path / "saved")
+
+
+AUDIO_FAMILIES = [name for name, family in FAMILIES.items() if family.modality == "audio"]
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+def test_the_shortest_audio_is_remembered_and_read_in_training_too(family: str) -> None:
+    """`mask_time_prob` as in checkpoints: SpecAugment refuses what is shorter than one of its masks."""
+    config = tiny_encoder_config(family)
+    if hasattr(config, "mask_time_prob"):
+        config.mask_time_prob = 0.05
+    processor = default_processor(config)
+    least = getattr(processor, "min_audio_samples", 1)
+    encoder = build_encoder(config)
+    for training in (False, True):
+        encoder.train(training)
+        tokens, mask, _ = encode("audio", encoder, process(processor, [np.ones(least) + np.arange(least)]))
+        assert torch.isfinite(tokens).all() and mask.any()
+    if least > 1:
+        with pytest.raises((RuntimeError, ValueError, AssertionError)):
+            tokens, _, _ = encode("audio", encoder, process(processor, [np.ones(max(1, least - 165))]))
+            assert torch.isfinite(tokens).all()
+
+
+def test_wav2vec2_needs_25_ms() -> None:
+    assert default_processor(tf.Wav2Vec2Config()).min_audio_samples == 400

@@ -121,6 +121,7 @@ def test_nan_loss_stops_and_overwrites_nothing(tmp_path: Path) -> None:
     finetune(make_recipe(tiny_recipe(tmp_path)))
     before = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", "metrics.json", "README.md")}
     broken = tiny_recipe(tmp_path, learning_rate=1e30, max_grad_norm=0.0, max_steps=6, logging_steps=500)
+    broken["overwrite_output_dir"] = True
     with pytest.raises(FloatingPointError, match="Try a lower learning_rate"):
         finetune(make_recipe(broken))
     for name, content in before.items():

@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 
 from hf_dgl.recipe.finetune import FinetuneResult, finetune
 from hf_dgl.recipe.recipe import make_recipe
-from hf_dgl.reports import curves
 from hf_dgl.reports.curves import PICTURES, as_svg, draw, panels, save_pictures
 from tests.recipes import tiny_recipe
 
@@ -78,12 +77,6 @@ def test_svg_is_the_same_every_time_and_needs_no_other_file() -> None:
     text = as_svg(panel)
     assert text is not None and text.startswith("<svg") and text == as_svg(panel)
     assert "xlink:href" in text and 'xlink:href="http' not in text
-
-
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "can_draw", lambda: False)
-    assert save_pictures(tmp_path, LOG, ["image"], None) == []
-    assert as_svg(panels(LOG, ["image"], None)["losses"]) is None
 
 
 class Logger(TrainerCallback):

@@ -11,7 +11,6 @@ import pytest
 
 from hf_dgl.recipe.finetune import finetune
 from hf_dgl.recipe.recipe import make_recipe
-from hf_dgl.reports import curves
 from hf_dgl.reports.training_report import write_report
 from tests.recipes import tiny_recipe
 
@@ -75,12 +74,6 @@ def test_report_of_a_checkpoint(out: Path) -> None:
     content = path.read_text()
     path.unlink()
     assert "<h2>Evaluations</h2>" in content and "<h2>Results</h2>" not in content
-
-
-def test_without_matplotlib_there_are_tables(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "can_draw", lambda: False)
-    content = write_report(out).read_text()
-    assert "<svg" not in content and "matplotlib is not installed" in content and "<h2>Results</h2>" in content
 
 
 def test_other_models_need_no_list_of_modalities(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import EarlyStoppingCallback, PreTrainedConfig
 
+from hf_dgl.recipe.finetune import finetune
+from hf_dgl.recipe.recipe import load_recipe, make_recipe
 from hf_dgl.training.class_weights import weighted_loss
 from hf_dgl.training.trainer import DGLTrainer
+from tests.recipes import tiny_recipe
 from tests.training.small import assert_same, build, small_model, small_rows, weights
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -132,3 +135,41 @@ def test_early_stopping(tmp_path):
     first.train()
     second.train()
     assert_same(weights(first), weights(second))
+
+
+# ---- as keys of a recipe ----
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--class_weights", "balanced"], "balanced"),
+        (["--class_weights", "zero=2", "one=0.5"], {"zero": 2.0, "one": 0.5}),
+        (["--class_weights", "{zero: 2}"], {"zero": 2.0}),
+    ],
+)
+def test_in_a_recipe(words, expected):
+    recipe = load_recipe("recipes/quickstart/image_text.yaml", [*words, "--early_stopping_patience", "2"])
+    assert recipe.training.class_weights == expected and recipe.training.early_stopping_patience == 2
+    with pytest.raises(ValueError, match="Unknown key 'class_weight'.* did you mean 'class_weights'"):
+        load_recipe("recipes/quickstart/image_text.yaml", ["--class_weight", "balanced"])
+
+
+def test_a_run(tmp_path):
+    result = finetune(
+        make_recipe(
+            tiny_recipe(
+                tmp_path,
+                class_weights="balanced",
+                eval_strategy="steps",
+                eval_steps=1,
+                early_stopping_patience=1,
+                learning_rate=0.0,
+                max_steps=4,
+            )
+        )
+    )
+    assert result.trainer.state.global_step == 2
+    weights = result.trainer._weighted.weights
+    counts = torch.bincount(torch.tensor(result.trainer.train_dataset["label"]), minlength=len(weights))
+    torch.testing.assert_close(weights, counts.sum() / (len(weights) * counts))

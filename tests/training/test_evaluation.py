@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer
 
 from tests.training.small import MODALITIES, Small, SmallOutput, build, small_model, small_rows
+from tests.training.test_trainer import Rows, make
 
 ROWS = 10  # in batches of 4: the last one is not full
 
@@ -194,3 +195,22 @@ def test_a_subclass_that_predicts_in_its_own_way(tmp_path):
     assert build(tmp_path, trainer=Own, compute_metrics=seen, eval_dataset=small_rows(6)).evaluate()["eval_calls"] == 1
     np.testing.assert_array_equal(seen.calls[0][0], np.ones((6, 2)))
     assert issubclass(Own, Trainer)
+
+
+def test_inputs_of_a_model_whose_inputs_are_grouped(tmp_path):
+    """Rows that lack a modality are left out of what that modality is given: labels, inputs and losses, too."""
+    data = Rows(6)
+    for row in data.rows[:3]:
+        row["image"] = None
+    seen = Seen()
+    trainer = make(
+        tmp_path,
+        eval_dataset=data,
+        compute_metrics=seen,
+        include_for_metrics=["inputs", "loss"],
+        per_device_eval_batch_size=4,
+    )
+    trainer.evaluate()
+    for (predictions, labels, inputs, losses), rows in zip(seen.calls, (6, 3, 6), strict=True):
+        assert len(predictions) == len(labels) == len(inputs["text"]["input_ids"]) == len(losses) == rows
+        assert set(inputs) == {"image", "text"} and "labels" not in inputs

@@ -64,7 +64,7 @@ MINIMAL: dict[str, Any] = {"encoders": TINY_ENCODERS, "dataset_name": "sample:im
         ({"dataset_seed": 2**32}, "dataset_seed"),
         ({"num_fusion_heads": 0}, "num_fusion_heads: expected a number from 1 to 1024, got 0"),
         ({"fusion_dropout": 1}, "fusion_dropout"),
-        ({"max_train_samples": 0}, "max_train_samples: expected a number 1 or more, got 0"),
+        ({"max_train_samples": 0}, "max_train_samples: expected a number from 1 to 1000000000000, got 0"),
         ({"peft": {"r": 0}}, "peft: r: expected a number from 1 to 10000, got 0"),
         ({"peft": {"lora_dropout": 2}}, "peft: lora_dropout: expected a number from 0 to below 1"),
         ({"lr_scheduler_kwargs": "x"}, "lr_scheduler_kwargs"),

@@ -6,11 +6,11 @@ import math
 import os
 from typing import Any
 
-from hf_dgl.reports.drawing import new_figure
+from hf_dgl.reports.drawing import COLOURS, new_figure
 
 from .result import Comparison, Variant
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "black")  # for the colour-blind
+_COLOURS = (*COLOURS, "black")
 
 
 def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
@@ -21,7 +21,7 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
         path: File to write; its ending chooses the format.
 
     Raises:
-        ValueError: matplotlib is not installed, or does not know the format.
+        ValueError: matplotlib does not know the format.
 
     Example:
 
@@ -44,6 +44,9 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
         axes.set(title=title, ylabel=f"{comparison.title}, test split" if index == 0 else "")
     if is_sweep:
         figure.axes[0].legend(fontsize="small")
+    seeds = len({result.seed for result in comparison.results})
+    marks = "line: mean" if is_sweep else "dot: one run; dash: mean"
+    figure.suptitle(f"{marks}; bar: ± one standard deviation ({seeds} seed{'' if seeds == 1 else 's'})", fontsize=9)
     figure.savefig(path, dpi=150)
 
 

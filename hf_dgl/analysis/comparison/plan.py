@@ -15,7 +15,7 @@ from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.recipe.recipe import Recipe, load_recipe
 from hf_dgl.recipe.unimodal import encoders_of
 
-_OWN_KEYS = {"method": "--methods", "modality": "--methods unimodal", "seed": "--seeds", "output_dir": "--compare_dir"}
+_OWN_KEYS = {"method": "--methods", "modality": "--methods unimodal", "seed": "--seeds", "output_dir": "--output_dir"}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ from typing import Any
 import torch
 
 from hf_dgl.method.methods import UNIMODAL
+from hf_dgl.recipe.output_folder import check_writable
 from hf_dgl.recipe.recipe import Recipe, load_recipe
+from hf_dgl.reports.drawing import check_drawing, drawn_if_possible
 
 from .picture import plot_comparison
 from .plan import Run, plan
@@ -96,7 +98,9 @@ def compare(
     folder = Path(output_dir or Path("outputs") / f"compare-{Path(recipe).stem}")
     runs = plan(recipe, methods, seeds, folder, overrides, sweeps or {})
     wanted = load_recipe(recipe, overrides)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_drawing()
+    check_writable(folder)
+    _check_models(recipe, runs, folder)
     devices = [] if wanted.training.use_cpu else visible_devices()
     wanted_scores = [name for name, is_wanted in ((CONTRIBUTIONS, contributions), (PROBES, probes)) if is_wanted]
     failures = _run_all(recipe, runs, environments(jobs, devices), wanted_scores, progress)
@@ -195,12 +199,13 @@ def _run(
     log = run.folder / "run.log"
     with _held(run.folder) as lock:
         if not _is_complete(recipe, run):
+            overwrite = ["--overwrite_output_dir"] if log.is_file() else []  # what a comparison began, it may replace
             for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
                 shutil.rmtree(stale)
             files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES, "metrics")]
             for stale in (log, *files, _marker(run)):
                 stale.unlink(missing_ok=True)
-            _call(["train", str(recipe), *run.words], log, log, place, processes, lock)
+            _call(["train", str(recipe), *run.words, *overwrite], log, log, place, processes, lock)
             _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
         for name in scores:
             scored = run.folder / f"{name}.json"
@@ -225,6 +230,22 @@ def _held(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+def _check_models(recipe: str | os.PathLike[str], runs: Sequence[Run], folder: Path) -> None:
+    """Refuses to train over the finished models of another recipe, or of other settings."""
+    if load_recipe(recipe, runs[0].words).training.overwrite_output_dir:
+        return
+    others = [run.folder.name for run in runs if _is_finished(run) and not _is_complete(recipe, run)]
+    if others:
+        raise ValueError(
+            f"{folder} holds runs of another recipe, or with other settings: {', '.join(others)}. Keep them, "
+            "and write elsewhere: `--output_dir FOLDER`; or replace them: `--overwrite_output_dir`."
+        )
+
+
+def _is_finished(run: Run) -> bool:
+    return _marker(run).is_file() and (run.folder / "metrics.json").is_file()
+
+
 def _marker(run: Run) -> Path:
     return run.folder / "complete.yaml"
 
@@ -235,10 +256,7 @@ def _recipe_text(recipe: str | os.PathLike[str], run: Run) -> str:
 
 def _is_complete(recipe: str | os.PathLike[str], run: Run) -> bool:
     """Whether this very recipe was run to its end. (The model is saved after metrics.json.)"""
-    marker = _marker(run)
-    if not (marker.is_file() and (run.folder / "metrics.json").is_file()):
-        return False
-    return marker.read_text(encoding="utf-8") == _recipe_text(recipe, run)
+    return _is_finished(run) and _marker(run).read_text(encoding="utf-8") == _recipe_text(recipe, run)
 
 
 def _call(
@@ -269,11 +287,10 @@ def _call(
 
 
 def save_comparison(comparison: Comparison, folder: Path) -> None:
-    """Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.png."""
-    try:
-        plot_comparison(comparison, folder / "comparison.png")
-    except ValueError as error:
-        comparison.notes.append(f"There is no comparison.png. {error}")
+    """Writes comparison.json, comparison.md and comparison.png."""
+    comparison.notes += drawn_if_possible(
+        lambda: plot_comparison(comparison, folder / "comparison.png"), "comparison.png"
+    )
     comparison.save(folder)
 
 

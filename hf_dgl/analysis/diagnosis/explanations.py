@@ -69,7 +69,7 @@ def dominance(regime: Regime | None) -> list[str]:
         return []
     missed = ", ".join(f"{name} {share:.2f}" for name, share in regime.explained.missed.items())
     head = "No modality dominates" if regime.dominant is None else f"{regime.dominant} dominates"
-    return [f"**{head}.** What the joint model explains less when one is shuffled over the rows: {missed}."]
+    return [f"**{head}.** What joint training loses when a modality's values are swapped between rows: {missed}."]
 
 
 def recovery(joint: Mapping[str, float], alone: Mapping[str, float], metric: str) -> list[str]:
@@ -97,27 +97,28 @@ def regime_in_words(regime: Regime | None, own: Regime | None) -> list[str]:
     heads = {
         REDUNDANT: "**The labels look redundant:** adding up what each modality says by itself is enough.",
         MIXED: "**The labels look mixed:** a part can be told from modalities by themselves, and "
-        f"{found.interplay:.0%} of what is explained only from their combination.",
+        f"{found.interplay:.0%} of what can be told only from their combination.",
         SYNERGY: "**The labels look synergistic:** hardly anything can be told from a modality by itself.",
-        USELESS: f"**{_and(useless)} looks useless:** it explains nothing alone, and joint training does not miss it.",
+        USELESS: f"**{_and(useless)} looks useless:** it tells nothing alone, and nothing is lost without it.",
         UNCLEAR: "**Unclear:** no model has learned the task in this short run.",
     }
     alone = ", ".join(f"{name} {_with(share, intervals.get(name))}" for name, share in found.alone.items())
     joint = "joint training" if regime is own else "joint training with a bilinear fusion"
     said = (
-        f"{heads[regime.name]} Of the labels, trained alone explains: {alone}; late fusion of these "
-        f"{_with(found.late, intervals.get('late fusion'))}; {joint} {_with(found.joint, intervals.get('joint'))}."
+        f"{heads[regime.name]} How much of the label each tells (0: no more than guessing, 1: all), trained alone: "
+        f"{alone}; their answers added up {_with(found.late, intervals.get('late fusion'))}; {joint} "
+        f"{_with(found.joint, intervals.get('joint'))}."
     )
     if useless and regime.name != USELESS:
-        said += f" {_and(useless)} looks useless: it explains nothing alone, and is not missed."
+        said += f" {_and(useless)} looks useless: it tells nothing alone, and nothing is lost without it."
     if regime.name == REDUNDANT and found.late > own.explained.joint + _CLEAR:
         said += (
-            f" The recipe's joint training explains less than late fusion ({own.explained.joint:.2f}): its encoders "
-            "have lost something that DGL would keep."
+            f" The recipe's joint training tells less than the answers added up ({own.explained.joint:.2f}): its "
+            "encoders have lost something that DGL would keep."
         )
     elif found.joint - own.explained.joint > _UNLEARNED:
         said += (
-            f" The recipe's own fusion explains only {own.explained.joint:.2f} after as many steps: it needs longer "
+            f" The recipe's own fusion tells only {own.explained.joint:.2f} after as many steps: it needs longer "
             "training for the rest."
         )
     return [said, _how_sure(regime)]

@@ -8,16 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from hf_dgl.reports.drawing import new_figure
+from hf_dgl.reports.drawing import COLOURS, drawn_if_possible, new_figure
 from hf_dgl.reports.result_tables import Table, finite
 
 from .callback import SUPPRESSED, Suppression, suppression
 from .explanations import advice, dominance, gradients, recovery, regime_in_words, title_of
 from .regime import Regime
-
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for the colour-blind
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Diagnosis:
         return advice(self.regime)[0]
 
     def verdict(self) -> list[str]:
-        """Paragraphs: gradients, domination, encoders, regime, method, and how sure it is."""
+        """Paragraphs: the method, what the labels need, how sure that is; gradients, domination, encoders."""
         found = gradients(self.gradients, self.unmeasured)
         unknown = [name for name in self.modalities if name not in {*self.gradients, *self.unmeasured}]
         if unknown:
@@ -78,8 +76,7 @@ class Diagnosis:
             )
         found += dominance(self.own)
         found += recovery(self.probes_joint, self.probes_alone, self.metric)
-        found += regime_in_words(self.regime, self.own)
-        return [*found, advice(self.regime)[1]]
+        return [advice(self.regime)[1], *regime_in_words(self.regime, self.own), *found]
 
     def tables(self) -> list[Table]:
         """What was measured: the gradients, and what the encoders and models know."""
@@ -101,13 +98,13 @@ class Diagnosis:
     def _score_table(self) -> Table:
         title = title_of(self.metric)
         regime, own = (found.explained if found else None for found in (self.regime, self.own))
-        columns = ["validation", title, "explains", "missed", f"probe {title}"]
+        columns = ["validation", title, "told of the label", "lost without it", f"probe {title}"]
         rows = []
         if regime is not None:
             for name in self.modalities:
                 cells = [self.scores[f"{name} trained alone"], regime.alone[name], math.nan, self.probes_alone[name]]
                 rows.append([f"{name} trained alone", *map(_number, cells)])
-            rows.append(["late fusion of these", "–", _number(regime.late), "–", "–"])
+            rows.append(["their answers added up", "–", _number(regime.late), "–", "–"])
         for name in self.modalities:
             missed = own.missed[name] if own else math.nan
             cells = [self.scores[f"{name} in joint"], math.nan, missed, self.probes_joint.get(name, math.nan)]
@@ -155,13 +152,10 @@ class Diagnosis:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes diagnosis.json, diagnosis.md and, where matplotlib is installed, diagnosis.png."""
+        """Writes diagnosis.json, diagnosis.md and diagnosis.png."""
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        try:
-            self.draw().savefig(out / "diagnosis.png", dpi=130)
-        except ValueError as error:
-            self.notes.append(f"There is no diagnosis.png. {error}")
+        self.notes += drawn_if_possible(lambda: self.draw().savefig(out / "diagnosis.png", dpi=130), "diagnosis.png")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         (out / "diagnosis.json").write_text(text, encoding="utf-8")
         (out / "diagnosis.md").write_text(self.to_markdown(), encoding="utf-8")
@@ -169,41 +163,62 @@ class Diagnosis:
     def draw(self) -> Any:
         """Ratio and cosine of the gradients, and the unimodal losses, over the joint run: a matplotlib figure.
 
-        Raises:
-            ValueError: matplotlib is not installed.
+        The verdict is its title.
         """
-        figure = new_figure(figsize=(15, 4))
-        panels = {
-            "Multimodal : unimodal gradient, ratio of norms": "grad_ratio",
-            "Cosine of the two gradients": "grad_cosine",
-            "Unimodal loss in joint training": "loss",
-        }
-        levels = {"grad_ratio": (1.0, "as alone"), "loss": (self.chance, "by chance")}
-        for column, (title, prefix) in enumerate(panels.items(), start=1):
+        figure = new_figure(figsize=(15, 4.4))
+        figure.suptitle(self._headline(), fontsize=12, fontweight="bold")
+        for column, (prefix, panel) in enumerate(_PANELS.items(), start=1):
             axes = figure.add_subplot(1, 3, column)
             for index, name in enumerate(self.modalities):
-                _line(axes, name, self._points(f"{prefix}_{name}"), _COLOURS[index % len(_COLOURS)])
-            level, what = levels.get(prefix, (math.nan, ""))
-            if math.isfinite(level):
-                axes.axhline(level, color="grey", linestyle=":", label=what)
+                _line(axes, name, self._points(f"{prefix}_{name}"), COLOURS[index % len(COLOURS)])
+            chance = [(self.chance, "by chance", ":")] if prefix == "loss" else []
+            for level, what, style in (*panel.levels, *chance):
+                if math.isfinite(level):
+                    axes.axhline(level, color="dimgrey", linestyle=style, label=what)
             if prefix != "grad_cosine":
                 axes.set_ylim(bottom=0)
-            axes.set_title(title, loc="left", fontsize=11)
-            axes.set_xlabel("step")
+            axes.set_title(panel.title, loc="left", fontsize=11)
+            axes.set(xlabel="step", ylabel=panel.y_label)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize="small", frameon=False)
         return figure
+
+    def _headline(self) -> str:
+        """`image_text: method dgl. Gradients: text suppressed.`"""
+        method = f"method {self.method}" if self.method else "method not decided"
+        found = [f"{name} {entry.verdict()}" for name, entry in self.gradients.items()]
+        said = f" Gradients: {', '.join(found)}." if found else ""
+        return f"{Path(self.recipe).stem}: {method}.{said}"
 
     def _points(self, key: str) -> list[tuple[float, float]]:
         return [(entry["step"], entry[key]) for entry in self.history if math.isfinite(entry.get(key, math.nan))]
 
 
+class _Panel(NamedTuple):
+    """What a diagram of [`Diagnosis.draw`] says beside its curves; `levels`: height, name, style of a line across."""
+
+    title: str
+    y_label: str
+    levels: tuple[tuple[float, str, str], ...] = ()
+
+
+_PANELS = {
+    "grad_ratio": _Panel(
+        "Multimodal : unimodal gradient at the encoder",
+        "ratio of norms",
+        ((1.0, "as alone", ":"), (SUPPRESSED, f"suppressed below {SUPPRESSED:g}", "--")),
+    ),
+    "grad_cosine": _Panel("Direction of the two gradients", "cosine"),
+    "loss": _Panel("Unimodal loss in joint training", "loss"),
+}
+
 _LEGEND = (
     "*gradient ratio*: norm of the multimodal loss's gradient at the encoder's output, relative to that of its "
     f"unimodal loss there (below {SUPPRESSED:g}: suppressed); *cosine*: of the two; *unimodal loss*: through the "
-    "joint model's fusion, in training. *explains*: share of the labels' entropy (or variance) that a model takes "
-    "away on held-out rows, calibrated; *missed*: how much less the joint model explains when the modality is "
-    "shuffled over the rows; *probe*: a linear model on the frozen encoder's features."
+    "joint model's fusion, in training. *told of the label*: 0 is no better than guessing, 1 is all (the share of the "
+    "labels' entropy, or variance, that a model takes away on held-out rows, calibrated); *lost without it*: how much "
+    "less the joint model tells when the modality's values are swapped between rows; *probe*: a linear model on the "
+    "frozen encoder's features."
 )
 
 

@@ -18,7 +18,9 @@ from hf_dgl.data.labels import SINGLE_LABEL
 from hf_dgl.method.methods import UNIMODAL
 from hf_dgl.recipe.assembly import assemble, writes_text
 from hf_dgl.recipe.finetune import build_trainer, prepare
+from hf_dgl.recipe.output_folder import check_writable
 from hf_dgl.recipe.recipe import Recipe, load_recipe, read_overrides
+from hf_dgl.reports.drawing import check_drawing
 from hf_dgl.training.metrics import SCORERS, labelled
 
 from .callback import DiagnoseGradients
@@ -82,6 +84,8 @@ def diagnose(
     if not is_native and len(modalities) < 2:
         raise ValueError(f"There is one modality only ({modalities}): a diagnosis needs at least two in `encoders`.")
     steps = wanted.training.max_steps if "max_steps" in read_overrides(overrides, modalities) else None
+    check_drawing()
+    check_writable(folder)
     total = 1 + len(modalities) + (not is_native)
     progress("joint", 0, total)
     joint = _Run(load_recipe(recipe, words), steps, is_watched=True)

@@ -14,7 +14,7 @@ TARGET = "labels"
 """What is to be predicted: never a modality. The inputs of a decoder are of this kind, too (the answer, shifted)."""
 
 _RULES = (  # the first that fits decides
-    (TARGET, r"^(decoder_.*|.*labels?|.*targets?|(start|end)_positions|num_items_in_batch|return_loss)$"),
+    (TARGET, r"^(decoder_.*|.*labels?|.*targets?|ans(wers?)?|(start|end)_positions|num_items_in_batch|return_loss)$"),
     (FUSION, r"^(cross_attention_mask|image_attention_mask|(moe_)?mm_token_type_ids|image_text_alignment)$"),  # of two
     ("video", r"video|frame"),
     ("image", r"pixel|image|visual|vision|picture|region|patch|aspect_ratio|spatial_shapes"),

@@ -140,7 +140,7 @@ def test_complete_runs_are_not_repeated(real: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: Any, how: signal.Signals) -> None:
     recipe, folder = write(tmp_path, max_steps=100_000), tmp_path / "out" / "joint-0"  # it will not end by itself
-    words = ["compare", recipe, "--methods", "joint", "--seeds", "0", "--compare_dir", str(folder.parent)]
+    words = ["compare", recipe, "--methods", "joint", "--seeds", "0", "--output_dir", str(folder.parent)]
     process = subprocess.Popen([sys.executable, "-m", "hf_dgl", *words], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (children := psutil.Process(process.pid).children()) and time.monotonic() < deadline:

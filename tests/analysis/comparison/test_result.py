@@ -164,13 +164,11 @@ def test_picture_of_a_sweep(tmp_path: Path) -> None:
     assert (tmp_path / "comparison.png").stat().st_size > 1000
 
 
-def test_without_matplotlib_there_is_a_sentence(comparison: Comparison, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_picture_that_fails_costs_a_sentence_only(comparison: Comparison, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     save_comparison(comparison, tmp_path)
     assert not (tmp_path / "comparison.png").exists()
-    assert (
-        "There is no comparison.png. Pictures need matplotlib: pip install" in (tmp_path / "comparison.md").read_text()
-    )
+    assert "There is no comparison.png: " in (tmp_path / "comparison.md").read_text()
 
 
 def test_nan_in_a_metric_is_left_out(comparison: Comparison) -> None:

@@ -66,7 +66,7 @@ def test_files(found: tuple[Diagnosis, Path]) -> None:
     assert saved["regime"] == diagnosis.regime.name and len(saved["history"]) == 6
     text = (folder / "diagnosis.md").read_text()
     assert all(paragraph in text for paragraph in diagnosis.verdict())
-    assert "| late fusion of these |" in text and "**Linear probes**" in text
+    assert "| their answers added up |" in text and "**Linear probes**" in text
     with Image.open(folder / "diagnosis.png") as picture:
         assert picture.width > 1500 and len(picture.convert("RGB").getcolors(2**24) or []) > 20
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_with_a_fusion_of_its_own(tmp_path: Path) -> None:
     values = {key: value for key, value in values.items() if key not in ("encoders", "num_fusion_layers")}
     diagnosis = diagnose(write(tmp_path, values), output_dir=tmp_path / "found")
     assert diagnosis.regime is None and diagnosis.method is None and not diagnosis.probes_joint
-    assert "no unimodal runs" in diagnosis.verdict()[-1].replace("are ", "")
+    assert "no unimodal runs" in diagnosis.verdict()[0].replace("are ", "")
     assert set(diagnosis.gradients) | set(diagnosis.unmeasured) == {"image", "text"}
     assert {"joint", "image in joint", "text in joint"} <= set(diagnosis.scores)
     json.loads((tmp_path / "found" / "diagnosis.json").read_text())
@@ -147,7 +147,7 @@ def with_regime(name: str, joint: float = 0.9, own: float | None = None, votes: 
     ("regime", "method", "words"),
     [
         ("redundant", "dgl", "The labels look redundant"),
-        ("mixed", "adaptive_dgl", "44% of what is explained only from their combination"),
+        ("mixed", "adaptive_dgl", "44% of what can be told only from their combination"),
         ("synergy", "joint", "The labels look synergistic"),
         ("useless", "joint", "text looks useless"),
         ("unclear", None, "no model has learned the task"),
@@ -168,7 +168,7 @@ def test_how_sure() -> None:
 
 def test_a_fusion_that_has_not_learned_what_a_bilinear_one_has_is_told() -> None:
     text = " ".join(with_regime("synergy", own=0.05).verdict())
-    assert "The recipe's own fusion explains only 0.05" in text and "with a bilinear fusion" in text
+    assert "The recipe's own fusion tells only 0.05" in text and "with a bilinear fusion" in text
     assert "bilinear" not in " ".join(with_regime("synergy").verdict())
 
 

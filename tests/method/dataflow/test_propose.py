@@ -35,7 +35,6 @@ REFUSED = {
     "VisionEncoderDecoderModel": "at least two modalities",
     "SpeechEncoderDecoderModel": "at least two modalities",
     "SpeechT5ForSpeechToText": "at least two modalities",
-    "UdopForConditionalGeneration": "image alone: LEAK",  # boxes are read by the attention itself
 }
 
 

@@ -1,0 +1,116 @@
+"""What is looked at before a run: can its folder be written, whose model would be lost, are the loggers there?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_dgl.training.arguments import DGLTrainingArguments
+
+_PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet_ml"}
+_ALWAYS_THERE = ("flyte",)  # upstream does not say whether it is installed
+_FINISHED = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors", "metrics.json")
+
+
+def check_output_folder(training: DGLTrainingArguments) -> None:
+    """Goes on only if the run may write into its `output_dir`, and costs nobody a model.
+
+    Args:
+        training: Its `output_dir`, `overwrite_output_dir` and `resume_from_checkpoint` are read.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+        ValueError: it holds a model, or checkpoints of a run that could go on.
+
+    Example:
+
+        >>> check_output_folder(load_recipe("quickstart/image_text").training)
+    """
+    folder = Path(str(training.output_dir))
+    check_writable(folder)
+    if training.overwrite_output_dir or resumes(training):
+        return
+    if any(True for pattern in _FINISHED for _ in folder.glob(pattern)):
+        raise ValueError(
+            f"{folder} already holds a model. Keep it, and write elsewhere: `--output_dir {_free(folder)}`; or "
+            "replace it: `--overwrite_output_dir`."
+        )
+    if checkpoints := _checkpoints(folder):
+        raise ValueError(
+            f"{folder} holds {checkpoints[-1].name} of a run that did not end. Go on with it: "
+            f"`--resume_from_checkpoint true`; or write elsewhere: `--output_dir {_free(folder)}`; or begin anew "
+            "without it: `--overwrite_output_dir`."
+        )
+
+
+def remove_old_checkpoints(training: DGLTrainingArguments) -> None:
+    """With `overwrite_output_dir`: else `save_total_limit` would count them among those of the new run.
+
+    The old model stays until the new one takes its place.
+    """
+    if training.overwrite_output_dir and not resumes(training) and training.process_index == 0:
+        for checkpoint in _checkpoints(Path(str(training.output_dir))):
+            shutil.rmtree(checkpoint)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Makes the folder, and a file in it, for a moment.
+
+    Raises:
+        OSError: names the folder, and why it cannot be.
+
+    Example:
+
+        >>> check_writable("outputs/image_text")
+    """
+    is_new = not os.path.exists(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if is_new:
+            os.rmdir(folder)
+    except OSError as error:
+        what = "is a file" if os.path.isfile(folder) else f"cannot be written ({error.strerror})"
+        raise OSError(f"output_dir: {os.fspath(folder)!r} {what}. Choose another: `--output_dir FOLDER`.") from error
+
+
+def check_loggers(training: DGLTrainingArguments) -> None:
+    """Goes on only if what `report_to` names is installed.
+
+    Raises:
+        ValueError: names what is missing, and what to type.
+
+    Example:
+
+        >>> check_loggers(DGLTrainingArguments("out", report_to="tensorboard"))
+    """
+    available = get_available_reporting_integrations()
+    for name in training.report_to or ():
+        if name in INTEGRATION_TO_CALLBACK and name not in available and name not in _ALWAYS_THERE:
+            raise ValueError(f"report_to: {name} is not installed. Type: pip install {_PACKAGES.get(name, name)}")
+
+
+def resumes(training: DGLTrainingArguments) -> bool:
+    """Whether the run goes on from a checkpoint."""
+    return str(training.resume_from_checkpoint).lower() not in ("none", "false", "no")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Oldest first."""
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _free(folder: Path) -> Path:
+    """`outputs/mine-2`, or the next number that nobody has."""
+    number = 2
+    while (other := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return other

@@ -1,0 +1,64 @@
+"""Whose model would be lost: what `check_output_folder` stops, and what it lets through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_dgl.recipe.output_folder import check_loggers, check_output_folder, remove_old_checkpoints
+from hf_dgl.training.arguments import DGLTrainingArguments
+
+MODEL, CHECKPOINT = "already holds a model", "of a run that did not end"
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "message"),
+    [
+        ([], {}, None),
+        (["notes.txt", "broken_rows.jsonl", "config.json"], {}, None),
+        (["model.safetensors"], {}, MODEL),
+        (["model-00001-of-00002.safetensors"], {}, MODEL),
+        (["adapter_model.safetensors"], {}, MODEL),
+        (["metrics.json"], {}, MODEL),
+        (["checkpoint-2/x", "checkpoint-10/x"], {}, f"holds checkpoint-10 {CHECKPOINT}"),
+        (["checkpoint-best/x"], {}, None),
+        (["model.safetensors", "checkpoint-2/x"], {"overwrite_output_dir": True}, None),
+        (["model.safetensors", "checkpoint-2/x"], {"resume_from_checkpoint": "true"}, None),
+        (["model.safetensors"], {"resume_from_checkpoint": "false"}, MODEL),
+    ],
+    ids=str,
+)
+def test_what_stops_a_run(tmp_path: Path, files: list[str], settings: dict, message: str | None) -> None:
+    out = tmp_path / "out"
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    (tmp_path / "out-2").mkdir()
+    training = DGLTrainingArguments(str(out), use_cpu=True, **settings)
+    if message is None:
+        check_output_folder(training)
+        assert out.is_dir() == bool(files)  # a run that fails later leaves no empty folder
+        return
+    with pytest.raises(ValueError, match=message) as error:
+        check_output_folder(training)
+    assert f"`--output_dir {out}-3`" in str(error.value) and "`--overwrite_output_dir`" in str(error.value)
+
+
+def test_overwriting_removes_old_checkpoints_only(tmp_path: Path) -> None:
+    for name in ("checkpoint-2/x", "model.safetensors", "checkpoint-notes/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_old_checkpoints(DGLTrainingArguments(str(tmp_path), use_cpu=True, overwrite_output_dir=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-notes", "model.safetensors"]
+    (tmp_path / "checkpoint-4").mkdir()
+    settings = {"overwrite_output_dir": True, "resume_from_checkpoint": "true"}
+    remove_old_checkpoints(DGLTrainingArguments(str(tmp_path), use_cpu=True, **settings))
+    assert (tmp_path / "checkpoint-4").is_dir()
+
+
+def test_loggers_that_are_not_installed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_dgl.recipe.output_folder.get_available_reporting_integrations", lambda: ["wandb"])
+    check_loggers(DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=["wandb"]))
+    with pytest.raises(ValueError, match="report_to: tensorboard is not installed. Type: pip install tensorboard"):
+        check_loggers(DGLTrainingArguments(str(tmp_path), use_cpu=True, report_to=["wandb", "tensorboard"]))
