@@ -19,7 +19,12 @@ from tests.architectures.test_matrix import assert_exact, cast, path_matches, qu
 from tests.architectures.test_partitions import left_over
 from tests.shrunk import SHRUNK, padded_left
 
-SAMPLE = ("Qwen2_5_VLForConditionalGeneration",)
+SAMPLE = (
+    "InternVLForConditionalGeneration",
+    "Qwen2_5OmniThinkerForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "VoxtralForConditionalGeneration",
+)
 FLOAT32 = ("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration")  # upstream casts inside the model
 EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNK]
 
