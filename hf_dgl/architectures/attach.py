@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from hf_dgl.method.dataflow import find_modalities
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.engine import handle_on
 from hf_dgl.method.forward_call import below_adapters, unwrapped
 from hf_dgl.method.methods import METHODS
 from hf_dgl.method.modalities import Modality
@@ -63,6 +65,8 @@ def disentangle(
         >>> handle.remove()
     """
     inner = unwrapped(model)
+    if handle_on(inner) is not None:
+        gc.collect()  # maybe it is that of a trainer that nobody has any more
     if modalities is None and unimodal_to_fusion is None:
         unimodal_to_fusion = _suits(inner)
     declared = _declared(inner, modalities, example_batch)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .modalities import Partition
 from .outputs import tensors_in
@@ -78,6 +79,8 @@ class GradientNet:
         if not self._open or not self._backward:
             return
         watched, self._open = sorted(self._open), set()
+        if any(isinstance(flag, FakeTensor) for flag in self._at_output.values()):
+            return  # shapes only (a count of operations): there are no values to look at
         for name in watched:
             if name not in self._at_output:
                 raise RuntimeError(
