@@ -6,6 +6,7 @@ save_checkpoint("flava", folder)
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,114 @@ def _modernvbert(tokenizer: Any) -> tuple[Any, Any]:
     return tf.ModernVBertForSequenceClassification(config), tf.Idefics3Processor(images, tokenizer, image_seq_len=4)
 
 
+LANGUAGE = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
+EYE = {"depth": 1, "num_heads": 2, "intermediate_size": 16, "patch_size": 4, "spatial_merge_size": 2}
+
+
+def _ids(tokenizer: Any, **names: str) -> dict[str, int]:
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+
+
+def _qwen_images() -> Any:
+    return tf.Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 576}, min_pixels=64, max_pixels=576
+    )
+
+
+def _chat(image: str = "", audio: str = "", around: tuple[str, str] = ("", "")) -> str:
+    """A chat template that writes a picture's and a sound's place, and the text."""
+    begin, end = around
+    return (
+        "{% for m in messages %}{% for c in m['content'] %}"
+        f"{{% if c['type'] == 'image' %}}{begin}{image}{end}"
+        f"{{% elif c['type'] == 'audio' %}}{audio}"
+        "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+
+
+def _qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
+    names = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+    ids = _ids(tokenizer, image="<|image_pad|>", video="<|video_pad|>", **names)
+    config = tf.Qwen2_5_VLConfig(
+        text_config={**LANGUAGE, **MROPE, "vocab_size": len(tokenizer)},
+        vision_config={
+            **EYE,
+            "hidden_size": 16,
+            "out_hidden_size": 16,
+            "window_size": 16,
+            "fullatt_block_indexes": [0],
+        },
+        **ids,
+    )
+    template = _chat(image="<|image_pad|>", around=("<|vision_start|>", "<|vision_end|>"))
+    processor = tf.Qwen2_5_VLProcessor(image_processor=_qwen_images(), tokenizer=tokenizer, chat_template=template)
+    return tf.Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def without_videos(monkeypatch: Any) -> None:
+    """Processors that also read videos need torchvision; where it is not, this lets them read all else."""
+    if importlib.util.find_spec("torchvision") is not None:
+        return
+
+    def init(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+        for kind in ("image", "video"):
+            setattr(self, f"{kind}_token", f"<|{kind}_pad|>")
+            setattr(self, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>"))
+        tf.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    monkeypatch.setattr(tf.Qwen2_5_VLProcessor, "__init__", init)
+
+
+def _gemma3(tokenizer: Any) -> tuple[Any, Any]:
+    tokens = {"image_token": "<image_soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+    tokenizer.init_kwargs["extra_special_tokens"] = tokens
+    tokenizer._set_model_specific_special_tokens(special_tokens=tokens)
+    config = tf.Gemma3Config(
+        text_config={**LANGUAGE, "vocab_size": len(tokenizer), "sliding_window": 8, "query_pre_attn_scalar": 8},
+        vision_config={**SMALL, "image_size": 16, "patch_size": 4},
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.image_token_id,
+        boi_token_index=tokenizer.convert_tokens_to_ids("<boi>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<eoi>"),
+        pad_token_id=0,
+    )
+    images = tf.Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
+    return tf.Gemma3ForSequenceClassification(config), tf.Gemma3Processor(images, tokenizer, image_seq_length=4)
+
+
+def _qwen2_audio(tokenizer: Any) -> tuple[Any, Any]:
+    ids = {"audio_token_index": tokenizer.convert_tokens_to_ids("<|AUDIO|>")}
+    tower = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "d_model": 16}
+    config = tf.Qwen2AudioConfig(
+        text_config={**LANGUAGE, "model_type": "qwen2", "vocab_size": len(tokenizer)},
+        audio_config={**tower, "num_mel_bins": 8, "max_source_positions": 50},
+        **ids,
+    )
+    sounds = tf.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    template = _chat(audio="<|audio_bos|><|AUDIO|><|audio_eos|>")
+    return tf.Qwen2AudioForConditionalGeneration(config), tf.Qwen2AudioProcessor(sounds, tokenizer, template)
+
+
 _BUILDERS: dict[str, tuple[Callable[[Any], tuple[Any, Any]], tuple[str, ...]]] = {
     "flava": (_flava, ()),
     "bridgetower": (_bridgetower, ()),
     "lxmert": (_lxmert, ()),
     "blip": (_blip, ()),
+    "gemma3": (_gemma3, ("<image_soft>", "<boi>", "<eoi>")),
+    "qwen2_audio": (_qwen2_audio, ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")),
+    "qwen2_5_vl": (_qwen2_5_vl, ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")),
     "modernvbert": (_modernvbert, ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")),
 }
 

@@ -53,7 +53,6 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints the table; writes the files that were asked for."""
     from rich.console import Console
-    from rich.table import Table
 
     from hf_dgl.analysis.benchmark.benchmark import benchmark_recipe, benchmark_shape
     from hf_dgl.analysis.benchmark.picture import plot_sweep
@@ -79,19 +78,29 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         result = benchmark_shape(Shape(**sizes), **options)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-    columns, rows = result.table()
-    table = Table(title="one training step, and its ratio to joint training; MiB of activations")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*row)
     console = Console()
-    console.print(table)
+    _print(console, result.table(), "one training step, and its ratio to joint training; MiB of activations")
+    _print(console, result.saved_table(), "MiB saved for the backward, by part of the model")
     for name, value in result.description.items():
         console.print(f"{name}: {value}", highlight=False)
     console.print(f"DGL's FLOPs above the floor: {result.above_floor:.1%}", highlight=False)
+    if result.first_step is not None:
+        console.print(f"first step of DGL, its trial included: {1e3 * result.first_step:.1f} ms", highlight=False)
     if result.bookkeeping_share is not None:
         console.print(f"DGL's share outside of forwards and backward: {result.bookkeeping_share:.2%}", highlight=False)
     if arguments.plot:
         plot_sweep(result.sweep, arguments.plot)
         console.print(f"The plot is in {arguments.plot}", highlight=False, soft_wrap=True)
+
+
+def _print(console: Any, content: Any, title: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    columns, rows = content
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

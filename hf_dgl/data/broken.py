@@ -147,10 +147,10 @@ def find_unknown_labels(
     return broken, usable
 
 
-def why_unknown(value: Any, feature: Any, labels: LabelSpec) -> str | None:
-    """Why a label of a column of type `feature` means nothing; None if it does mean something."""
+def why_unknown(value: Any, feature: Any, labels: LabelSpec, example: Any = None) -> str | None:
+    """Why a label means nothing; None if it does mean something. Arguments as of `LabelSpec.encode_raw`."""
     try:
-        labels.encode_raw(value, feature)
+        labels.encode_raw(value, feature, example)
     except ValueError as error:
         return str(error)
     return None

@@ -98,6 +98,16 @@ class LabelSpec:
         """For the model's config."""
         return {name: index for index, name in enumerate(self.names)}
 
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return self.label2id
+
+    @functools.cached_property
+    def _are_numbers(self) -> tuple[bool, bool]:
+        """Whether all, and whether any of the names are whole numbers."""
+        found = [is_integer(name) for name in self.names]
+        return all(found), any(found)
+
     def to_config(self) -> dict[str, Any]:
         """Arguments of a model's configuration, or of `CrossModalForSequenceClassification.from_encoders`.
 
@@ -195,11 +205,11 @@ class LabelSpec:
         """
         raw, value = value, plain(value)
         if value is None:
-            raise ValueError("the label is null. Remove the row or give it a label.")
+            raise ValueError("no label: the label is null. Remove the row or give it a label.")
         if kind_of(value) is None:
             raise ValueError(no_label(raw))
         if self.problem_type == SINGLE_LABEL:
-            return self._class_id(raw if isinstance(raw, str) and raw in self.names else value)
+            return self._class_id(raw if isinstance(raw, str) and raw in self._ids else value)
         if self.problem_type == REGRESSION and self.num_labels == 1:
             return finite_float(value[0] if isinstance(value, list) and len(value) == 1 else value)
         if not isinstance(value, list):
@@ -239,8 +249,9 @@ class LabelSpec:
         if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
             return type(data)({name: self.encode(part, name, column) for name, part in data.items()})
         if isinstance(data, datasets.IterableDataset):
-            feature = None if data.features is None else data.features[column]
-            return data.map(functools.partial(self._encode_row, feature=feature, split=split, column=column))
+            feature, example = first_label(data, column)
+            encode = functools.partial(self._encode_row, feature=feature, example=example, split=split, column=column)
+            return data.map(encode)
         expect_dataset(data, f"split {split!r}")
         encoded, feature = [], data.features[column] if column in data.features else None
         for index, value in enumerate(_checked_values(data, column, split)):
@@ -252,13 +263,25 @@ class LabelSpec:
             return data
         return replace_column(data, column, encoded, self._feature())
 
-    def encode_raw(self, value: Any, feature: Any) -> int | float | list[float]:
-        """`encode_value` for a label as it stands in a column of type `feature` (None: not declared)."""
-        return self.encode_value(self._raw_integer_to_name(named(value, feature), feature))
+    def encode_raw(self, value: Any, feature: Any, example: Any = None) -> int | float | list[float]:
+        """`encode_value` for a label as it stands in a column.
 
-    def _encode_row(self, row: dict[str, Any], feature: Any, split: str, column: str) -> dict[str, Any]:
+        Args:
+            value: The label.
+            feature: Type of the column; None: not declared.
+            example: Another label of the column, as [`first_label`] gives it: `value` must be of its kind.
+
+        Raises:
+            ValueError: as `encode_value`, or another kind of label.
+        """
+        value = named(value, feature)
+        for reason in unlike_the_others([example, example, value]).values():
+            raise ValueError(reason)
+        return self.encode_value(self._raw_integer_to_name(value, feature))
+
+    def _encode_row(self, row: dict[str, Any], feature: Any, example: Any, split: str, column: str) -> dict[str, Any]:
         try:
-            return {**row, column: self.encode_raw(row.get(column), feature)}
+            return {**row, column: self.encode_raw(row.get(column), feature, example)}
         except ValueError as error:
             where = f"Row {row[ROW_COLUMN]} (split {split!r})" if ROW_COLUMN in row else f"A row of split {split!r}"
             raise ValueError(f"{where}, column {column!r}: {error}{_SKIP}") from error
@@ -272,7 +295,7 @@ class LabelSpec:
         ):
             return value
         is_number_ = isinstance(value, (int, float))
-        return integer_name(value) if is_number_ and all(map(is_integer, self.names)) else value
+        return integer_name(value) if is_number_ and self._are_numbers[0] else value
 
     def _feature(self) -> Any:
         if self.problem_type == SINGLE_LABEL:
@@ -289,8 +312,8 @@ class LabelSpec:
                 f"label {value!r} is none of the class ids 0...{self.num_labels - 1} seen in training. (-1 means "
                 "'hidden' in many public test splits: such a split cannot be scored, set test_split=null.)"
             )
-        index = self.label2id.get(str(value))
-        if index is None and is_integer(value) and not any(map(is_integer, self.names)):
+        index = self._ids.get(str(value))
+        if index is None and is_integer(value) and not self._are_numbers[1]:
             return self._class_id(int(value))  # an id from csv, where all is text
         if index is None:
             known = ", ".join(self.names[:10]) + (", ..." if self.num_labels > 10 else "")
@@ -331,15 +354,18 @@ def _first_labels(dataset: Any, column: str) -> tuple[Any, list[Any]]:
         expect_dataset(dataset, "train_dataset")
         values = _checked_values(dataset, column, "train")
         return dataset.features[column], values
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError("train_dataset: the stream has no rows.")
-    feature = None if dataset.features is None else dataset.features[column]
-    value = named(first.get(column), feature)
+    feature, value = first_label(dataset, column)
     if value is None or kind_of(value) is None:
-        reason = f"has no label (column {column!r})" if value is None else no_label(value)
-        raise ValueError(f"The first row of the training split: {reason}; its columns are {list(first)}.{_SKIP}")
+        reason = f"it has no label (column {column!r})" if value is None else no_label(value)
+        raise ValueError(f"The first row of the training split: {reason}{_SKIP}")
     return feature, [value]
+
+
+def first_label(stream: datasets.IterableDataset, column: str = LABEL_COLUMN) -> tuple[Any, Any]:
+    """The type of a stream's label column (None: not declared), and its first label as `label_values.named` has it."""
+    feature = None if stream.features is None else stream.features.get(column)
+    first: dict[str, Any] = next(iter(stream), {})
+    return feature, named(first.get(column), feature)
 
 
 def _quantities(

@@ -137,10 +137,12 @@ class NativeCollator(CrossModalCollator):
 
     def _answer(self, row: Mapping[str, Any], position: int) -> str:
         value = row.get(LABEL_COLUMN)
+        if isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value):
+            value = max(value, key=value.count)  # several people's answers: what most of them said
         if not isinstance(value, (str, Number)) or value != value:
             raise ValueError(
                 f"{name_row(row, position)}: {self.processor.model_class.__name__} learns to write its labels, so "
-                f"each is a text; got {value!r:.80}."
+                f"each is a text (or a list of texts, of several people); got {value!r:.80}."
             )
         return str(value)
 

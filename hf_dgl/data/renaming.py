@@ -32,7 +32,8 @@ def rename_columns(
     Args:
         dataset: any split, a `Dataset` or a stream.
         column_mapping: our name -> column; names that are columns already need no entry. `media.image` is the field
-            `image` of the column `media`; a list of columns makes a list of numbers (`label`: several targets).
+            `image` of the column `media` (of each object, where it holds a list of them); a list of columns makes a
+            list of numbers (`label`: several targets).
         modalities: which are wanted; None: the keys of `column_mapping`.
         what: the data set's name, for messages.
 
@@ -130,13 +131,17 @@ def _is_there(dataset: Any, columns: Sequence[str], path: Sequence[str]) -> bool
     feature = None if dataset.features is None else dataset.features[path[0]]
     if isinstance(feature, dict):
         return ".".join(path) in field_paths(dataset, path[0])
-    return any(_field(row, path) is not None for row in islice(dataset, _PEEK))
+    rows = dataset.select_columns([path[0]])  # without decoding the media beside it
+    return any(_field(row, path) is not None for row in islice(rows, _PEEK))
 
 
 def _field(row: Mapping[str, Any], path: Sequence[str]) -> Any:
     value: Any = row
     for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, list):  # SQuAD's `answers.text`, where each answer is an object
+            value = [found for part in value if (found := _field(part, [name])) is not None] or None
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
     return value
 
 

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from .broken import BROKEN_ROWS_FILE, BrokenRow, why_broken, why_unknown
 from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, whole_path
-from .labels import LabelSpec
+from .labels import LabelSpec, first_label
 from .renaming import rename_columns
 from .splits import TEST_FRACTION, VALIDATION_FRACTION, check_has_labels
 from .tables import table_of
@@ -97,9 +97,7 @@ def leave_out_unknown_labels_of_streams(
     path = None if output_dir is None else Path(output_dir) / BROKEN_ROWS_FILE
     return datasets.IterableDatasetDict(
         {
-            split: stream.filter(
-                partial(_has_known_label, labels, (stream.features or {}).get(LABEL_COLUMN), split, path)
-            )
+            split: stream.filter(partial(_has_known_label, labels, *first_label(stream), split, path))
             for split, stream in streams.items()
         }
     )
@@ -234,8 +232,10 @@ def _is_usable(processor: Any, split: str, path: Path | None, row: Mapping[str, 
     return broken is None or _left_out(broken, path)
 
 
-def _has_known_label(labels: LabelSpec, feature: Any, split: str, path: Path | None, row: Mapping[str, Any]) -> bool:
-    reason = why_unknown(row.get(LABEL_COLUMN), feature, labels)
+def _has_known_label(
+    labels: LabelSpec, feature: Any, example: Any, split: str, path: Path | None, row: Mapping[str, Any]
+) -> bool:
+    reason = why_unknown(row.get(LABEL_COLUMN), feature, labels, example)
     name = str(row.get(ROW_COLUMN, "?"))
     return reason is None or _left_out(BrokenRow(split, name, LABEL_COLUMN, "", reason), path)
 

@@ -46,10 +46,9 @@ class Engine:
         if handle_on(self.model) is not None:
             raise ValueError("The model is disentangled already: call `remove()` on the first handle.")
         self.partition: Partition = resolve(self.model, modalities)
-        self.alpha = self.partition.per_modality("alpha", alpha, upper=None)
-        self.multimodal_to_encoders = self.partition.per_modality(
-            "multimodal_to_encoders", multimodal_to_encoders, upper=1.0
-        )
+        per_modality = self.partition.per_modality
+        self.alpha = per_modality("alpha", alpha, upper=None)
+        self.multimodal_to_encoders = per_modality("multimodal_to_encoders", multimodal_to_encoders, upper=1.0)
         self.unimodal_to_fusion = unimodal_to_fusion
         self.cuts: dict[str, Cut] = {}
         self.scores_alone = False
@@ -209,8 +208,7 @@ class Engine:
 
     @torch.compiler.disable
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Forward hook of the model: runs the remaining passes and gathers their outputs. Called after failures,
-        too."""
+        """Forward hook of the model: runs the remaining passes and gathers their outputs. Also after failures."""
         run, self._run = self._run, None
         if run is None:
             return None
@@ -333,8 +331,7 @@ class Engine:
     # ---- reuse or run again -----------------------------------------------------------------------------------
 
     def _plan(self, present: list[str], call: dict[str, Any]) -> dict[str, Cut]:
-        """The cuts for the present modalities and current `requires_grad` flags, by a trial forward for each new
-        case."""
+        """The cuts for the present modalities and `requires_grad` flags, by a trial forward for each new case."""
         flags = tuple(parameter.requires_grad for parameter, _ in self.partition.parameters())
         key = (flags, tuple(present), self.reads_all_outputs)
         if key not in self._plans:
@@ -356,11 +353,8 @@ class Engine:
 
         What neither finds (an encoder without gradients, say) runs again, which is right for all models.
         """
-        if (
-            not self._looked
-            and not torch.is_inference_mode_enabled()
-            and any(name not in self.cuts for name in present)
-        ):
+        unknown = any(name not in self.cuts for name in present)
+        if unknown and not self._looked and not torch.is_inference_mode_enabled():
             self._looked = True
             with suppress(ValueError, torch.OutOfMemoryError):
                 self.look_at(call)
@@ -386,8 +380,7 @@ class Engine:
             return
         for modules in self.partition.encoders.values():
             for path, module in modules.items():
-                called = functools.partial(self._encoder_called, path)
-                hook = module.register_forward_hook(called, with_kwargs=True)
+                hook = module.register_forward_hook(functools.partial(self._encoder_called, path), with_kwargs=True)
                 self._encoder_hooks.append(hook)
                 if self._copies_are_plain:
                     self._undo.append(leave_behind(module, [hook]))

@@ -12,7 +12,7 @@ so what is explained does not depend on how a batch is cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,7 @@ class ChanceLevel:
     Args:
         problem_type: See the table.
         num_labels: Width of the logits.
+        scale: Of a regression mean and deviation of each quantity: so each counts alike, and large ones stay exact.
 
     Example:
 
@@ -94,9 +95,18 @@ class ChanceLevel:
         0.6931...
     """
 
-    def __init__(self, problem_type: str, num_labels: int) -> None:
-        self.problem_type, self.num_labels = problem_type, num_labels
+    def __init__(
+        self, problem_type: str, num_labels: int, scale: tuple[Sequence[float], Sequence[float]] | None = None
+    ) -> None:
+        self.problem_type, self.num_labels, self.scale = problem_type, num_labels, scale
         self.sums: Tensor | None = None
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """Labels, or logits, as they are; float64 `[B, C]` without `scale`'s units."""
+        if self.scale is None:
+            return values
+        mean, std = torch.tensor(self.scale, dtype=torch.float64, device=values.device)
+        return (values.double().view(len(values), -1) - mean) / std
 
     @property
     def width(self) -> int:
@@ -112,7 +122,7 @@ class ChanceLevel:
             )
             count = (labels != _IGNORED).sum().view(1)
         else:
-            rows = labels.view(len(labels), -1)
+            rows = self.standardised(labels).view(len(labels), -1)
             count = torch.full((1,), len(labels), device=labels.device)
         rows = rows.double()
         return torch.cat([count.double(), rows.sum(0), rows.square().sum(0)])
@@ -173,7 +183,8 @@ class Explained:
             problem = unfit(self.chance.problem_type, self.chance.num_labels, logits[name], labels)
             if problem:
                 raise ValueError(f"What {name!r} explains cannot be measured: {problem}.")
-            losses, counted = plain_losses(self.chance.problem_type, logits[name], labels)
+            scaled = self.chance.standardised(logits[name]), self.chance.standardised(labels)
+            losses, counted = plain_losses(self.chance.problem_type, *scaled)
             if rows is not None and name in rows:
                 counted = counted & rows[name].view(-1).to(counted.device)
             found = torch.stack([torch.where(counted, losses, 0.0).sum(), counted.sum().double()])

@@ -8,6 +8,9 @@
 | a fusion that is not chosen, the classifier, encoders that start from scratch | in full |
 | encoders from checkpoints that are not chosen | not at all (their unimodal pass is skipped) |
 
+A multimodal checkpoint as it is (`model_name_or_path`) has no part that starts from scratch but a classifier: what
+`modules` does not choose is not trained at all there ([`add_native_adapters`]).
+
 What is trained in full is saved with the adapter (PEFT's `modules_to_save`), so that an adapter folder holds all that
 was learned: `adapter_model.safetensors`, `adapter_config.json`, `config.json` (the model's) and `base.json` (which
 checkpoints it was built on). [`load_model`] puts them together again, bit for bit.
@@ -22,6 +25,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
+import transformers
 import yaml
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -29,7 +34,7 @@ from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_dgl.install import require
-from hf_dgl.method.modalities import did_you_mean
+from hf_dgl.method.modalities import did_you_mean, resolve
 
 from .configuration_cross_modal import CrossModalConfig
 from .encoder_specs import resolve_encoder
@@ -42,6 +47,7 @@ MODULES = ("encoders", "fusion", "all")
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "base.json")
 _BASE = "base.json"
+_CLASSIFIERS = ("score", "classifier", "head", "itm_score", "answer_head")
 _OF_THE_CONFIG = ("encoders", "model_type", "architectures", "transformers_version", "dtype")
 
 
@@ -142,6 +148,54 @@ def add_adapters(
     return adapted
 
 
+def add_native_adapters(
+    model: Any, settings: Mapping[str, Any], modalities: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> Any:
+    """Puts LoRA layers into a multimodal checkpoint as it is. Attach DGL afterwards.
+
+    Args:
+        model: Changed in place.
+        settings: Of the `peft:` block. `modules: encoders` (default) means the towers and projections of `modalities`,
+            `fusion` all other layers (a language model, say) but the head, `all` both.
+        modalities: Name -> `Modality`, from [`hf_dgl.architectures.modalities_of`].
+        base: As for [`add_adapters`]: `model_name_or_path` and `model_class`.
+
+    Returns:
+        A `peft.PeftModel`. A classifier on top is trained in full; a language model's head is not trained.
+
+    Raises:
+        ValueError: see [`check_settings`]; if no layer is left for LoRA.
+
+    Example:
+
+        >>> model = add_native_adapters(model, {"r": 8, "modules": "all"}, modalities_of(model))
+    """
+    peft = _peft()
+    lora = check_settings(settings)
+    modules = lora.pop("modules", MODULES[0])
+    encoders = [path for found in resolve(model, modalities).encoders.values() for path in found]
+    top = [name for name, _ in model.named_children()]
+    heads = [name for name in top if name in _CLASSIFIERS]
+    layers = _targets(model, top, lora)
+    layers = [path for path in layers if path.partition(".")[0] not in (*heads, "lm_head")]
+    inside = [path for path in layers if any(path == e or path.startswith(f"{e}.") for e in encoders)]
+    targets = {"encoders": inside, "fusion": [path for path in layers if path not in inside], "all": layers}[modules]
+    if not targets:
+        raise ValueError(
+            f"peft: there is no layer for LoRA with `modules: {modules}`. Choose other `modules` ({list(MODULES)}) or "
+            "`target_modules`, or take the `peft` block out."
+        )
+    lora |= {"target_modules": targets, "exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
+    lora["modules_to_save"] = [*heads, *(lora.get("modules_to_save") or [])] or None
+    try:
+        adapted = peft.get_peft_model(model, peft.LoraConfig(**lora))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"peft: {error}") from error
+    if base is not None:
+        adapted.hf_dgl_base = dict(base)
+    return adapted
+
+
 def is_adapter(model_id: str | os.PathLike[str], **kwargs: Any) -> bool:
     """Whether a folder or Hub repository holds an adapter, and not a whole model.
 
@@ -166,7 +220,8 @@ def load_model(model_id: str | os.PathLike[str], **kwargs: Any) -> Any:
         **kwargs: `token`, `revision`, `trust_remote_code`, ... of `from_pretrained`.
 
     Returns:
-        A [`CrossModalForSequenceClassification`], or a `peft.PeftModel` with one inside, in eval mode.
+        A [`CrossModalForSequenceClassification`], or a `peft.PeftModel` with one (or with a multimodal checkpoint as
+        it is) inside, in eval mode.
 
     Raises:
         ValueError: if it is an adapter and PEFT, or `base.json`, is missing.
@@ -238,10 +293,10 @@ def quantized(encoders: Mapping[str, Any], bits: int) -> dict[str, Any]:
     return found
 
 
-def _base_model(
-    base: Mapping[str, Any], model_id: str, kwargs: Mapping[str, Any]
-) -> CrossModalForSequenceClassification:
+def _base_model(base: Mapping[str, Any], model_id: str, kwargs: Mapping[str, Any]) -> Any:
     """The model below an adapter, built as it was for training (what is new in it is replaced by the adapter's)."""
+    if "model_class" in base:
+        return _native_base_model(base, model_id, kwargs)
     config = CrossModalConfig.from_pretrained(model_id, **kwargs)
     hub = {"token": kwargs.get("token"), "trust_remote_code": kwargs.get("trust_remote_code", False)}
     hub["revision"] = base.get("revision")
@@ -257,6 +312,23 @@ def _base_model(
         encoders = quantized(encoders, base["bits"])
     settings = {name: value for name, value in config.to_diff_dict().items() if name not in _OF_THE_CONFIG}
     return CrossModalForSequenceClassification.from_encoders(encoders, **settings, **hub)
+
+
+def _native_base_model(base: Mapping[str, Any], model_id: str, kwargs: Mapping[str, Any]) -> Any:
+    """The checkpoint below an adapter, with the head that the adapter was trained with."""
+    import hf_dgl.models
+
+    kind = getattr(transformers, base["model_class"], None) or getattr(hf_dgl.models, base["model_class"])
+    hub = {"token": kwargs.get("token"), "trust_remote_code": kwargs.get("trust_remote_code", False)}
+    config = kind.config_class.from_pretrained(model_id, **kwargs)
+    return kind.from_pretrained(
+        base["model_name_or_path"],
+        config=config,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        revision=base.get("revision"),
+        **hub,
+    )
 
 
 def _is_new(encoder: Any) -> bool:

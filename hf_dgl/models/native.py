@@ -11,7 +11,8 @@ A recipe names them with `model_name_or_path`, where our own model is built from
 | `ANSWER_SETS` | ViltForQuestionAnswering, VisualBertForQuestionAnswering | lists of classes |
 | `TEXT` | BlipForQuestionAnswering, `...ForConditionalGeneration`, `...ForCausalLM` | text to be written |
 
-With a `TEXT` head only losses are measured (fused, and of each modality alone): there are no class scores.
+With a `TEXT` head losses are measured in training (fused, and of each modality alone): there are no class scores.
+`hf-dgl evaluate` lets it write, and scores the answers.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class NativeProcessor:
             processor = AutoProcessor.from_pretrained(source, **hub)
         except (OSError, ValueError) as error:
             raise ValueError(f"model_name_or_path: {source!r} has no processor that can be read ({error}).") from error
-        return cls(processor, kind, config)
+        return cls(processor, kind, config_for(kind, config) or config)
 
 
 def is_native(source: str, **hub: Any) -> bool:
@@ -224,13 +225,30 @@ def class_of(config: PreTrainedConfig, wanted: str | None = None) -> type:
     kind = getattr(transformers, name, None) or getattr(hf_dgl.models, name, None)
     if kind is None:
         raise ValueError(f"model_class: {name} is not in transformers {transformers.__version__}. {choose}".rstrip())
-    if kind.config_class.model_type != config.model_type:
+    if config_for(kind, config) is None:
         raise ValueError(
             f"model_class: {name} is for checkpoints of model_type {kind.config_class.model_type!r}, this one is "
             f"{config.model_type!r}. {choose}".rstrip()
         )
     head_of(kind)
     return kind
+
+
+def config_for(model_class: Any, config: PreTrainedConfig) -> PreTrainedConfig | None:
+    """The part of a checkpoint's config that a class is built from: all of it, or one of its parts.
+
+    An Omni checkpoint holds a thinker, a talker and a vocoder; a class may be the thinker alone.
+
+    Example:
+
+        >>> config_for(Qwen2_5OmniThinkerForConditionalGeneration, Qwen2_5OmniConfig()).model_type
+        'qwen2_5_omni_thinker'
+    """
+    wanted = model_class.config_class.model_type
+    if config.model_type == wanted:
+        return config
+    parts = (getattr(config, name, None) for name in config.sub_configs)
+    return next((part for part in parts if getattr(part, "model_type", None) == wanted), None)
 
 
 def head_of(model_class: type) -> str:
@@ -282,13 +300,16 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
         >>> model, processor = load_trained("outputs/flava_hateful_memes")
     """
     check_source(source)
-    if is_adapter(source, **hub) or not is_native(source, **hub):
-        model, processor = load_model(source, **hub), CrossModalProcessor.from_pretrained(source, **hub)
+    model = load_model(source, **hub) if is_adapter(source, **hub) else None
+    own = model.config.model_type == CrossModalConfig.model_type if model is not None else not is_native(source, **hub)
+    if own:
+        model = load_model(source, **hub) if model is None else model
+        processor = CrossModalProcessor.from_pretrained(source, **hub)
         for name, config in model.config.encoders.items():  # for models that were saved before this was remembered
             remember_shortest_audio(processor.processors[name], config)
         return model, processor
     native = NativeProcessor.from_pretrained(source, **hub)
-    return load_native(source, native.model_class, None, **hub), native
+    return (load_native(source, native.model_class, None, **hub) if model is None else model), native
 
 
 def _head_settings(model_class: type, labels: LabelSpec) -> dict[str, Any]:

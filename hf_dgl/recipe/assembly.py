@@ -15,13 +15,14 @@ from typing import Any
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_dgl.architectures import modalities_of
 from hf_dgl.data import CrossModalCollator, LabelSpec, NativeCollator, encode_labels, load_data, prepare_splits
 from hf_dgl.data.columns import LABEL_COLUMN
 from hf_dgl.data.limits import remember_background, remember_crops
 from hf_dgl.data.problem_types import REGRESSION
 from hf_dgl.data.streaming import head, shuffle_streams
 from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcessor
-from hf_dgl.models.adapters import add_adapters, quantized
+from hf_dgl.models.adapters import add_adapters, add_native_adapters, quantized
 from hf_dgl.models.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models.native import TEXT, NativeProcessor, class_of, is_native, load_native, load_trained
 
@@ -286,14 +287,14 @@ def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, e
 
 
 def _native_model(recipe: Recipe, labels: LabelSpec | None) -> Any:
-    if recipe.model.peft is not None:
-        raise ValueError(
-            "peft: LoRA is offered for models that are built from `encoders`. For a multimodal checkpoint give "
-            "DGLTrainer the model that `peft.get_peft_model` returns."
-        )
     source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
     kind = class_of(AutoConfig.from_pretrained(source, **hub), recipe.model.model_class)
-    return load_native(source, kind, labels, **hub)
+    model = load_native(source, kind, labels, **hub)
+    if recipe.model.peft is None:
+        return model
+    wanted: Any = recipe.model.peft
+    base = {"model_name_or_path": source, "model_class": kind.__name__, "revision": recipe.model.revision}
+    return add_native_adapters(model, wanted, modalities_of(model, recipe.training.partition), base)
 
 
 def _saved_processor(recipe: Recipe) -> CrossModalProcessor | NativeProcessor:

@@ -20,8 +20,10 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_dgl.data import CrossModalCollator
+from hf_dgl.data.columns import LABEL_COLUMN
 from hf_dgl.data.constant import no_better_than_constant
 from hf_dgl.data.problem_types import SINGLE_LABEL
+from hf_dgl.inference.answers import FUSED, write_answers
 from hf_dgl.method.methods import AS_PUBLISHED
 from hf_dgl.models import CrossModalProcessor
 from hf_dgl.models.adapters import ADAPTER_FILES, check_settings, load_model
@@ -29,6 +31,7 @@ from hf_dgl.models.native import NativeProcessor
 from hf_dgl.reports.drawing import check_drawing
 from hf_dgl.reports.result_tables import Table, plain_metrics, results_table
 from hf_dgl.reports.training_report import write_report
+from hf_dgl.training.answer_metrics import score_answers
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.checkpoints import explaining_a_full_disk, newest_complete
 from hf_dgl.training.trainer import DGLTrainer
@@ -154,7 +157,7 @@ def finetune(
         with explaining_a_full_disk(str(training.output_dir)):
             with _kept_if_an_error_follows(trainer):
                 metrics = _score(trainer, splits.get("test"))
-                _warn_of_no_use(metrics, splits, parts.model.config.problem_type)
+                _warn_of_no_use(metrics, splits, parts.processor, parts.model.config.problem_type)
                 metrics["train"] = outcome.metrics
                 _describe(trainer, recipe, metrics)
             trainer.save_model()  # last: with `push_to_hub` it uploads the folder
@@ -171,7 +174,8 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
         split: `train`, `validation`, `test`, or another split of the data set. Default: the recipe's test split.
 
     Returns:
-        Metrics without prefix: `accuracy`, `accuracy_<modality>`, `f1`, ..., `loss`.
+        Metrics without prefix: `accuracy`, `accuracy_<modality>`, `f1`, ..., `loss`. Of a model that writes text:
+        `exact_match`, `vqa_accuracy`, `wer` of its answers and those of each modality alone, and losses.
 
     Raises:
         ValueError: if the data has no such split, or labels that the model does not know.
@@ -189,7 +193,24 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
     parts = parts_to_score(model_id, recipe, split)
     trainer = build_trainer(training, parts.model, parts.processor, {}, parts.collator)
     (rows,) = parts.splits.values()
-    return plain_metrics(trainer.predict(rows).metrics or {}, "test")
+    metrics = plain_metrics(trainer.predict(rows).metrics or {}, "test")
+    return metrics | (_score_answers(trainer, rows) if writes_text(parts.processor) else {})
+
+
+def _score_answers(trainer: DGLTrainer, rows: Any) -> dict[str, float]:
+    """What a model that writes text is scored by: its answers, with all modalities and with each alone."""
+    rows = list(rows)
+    references = [row[LABEL_COLUMN] for row in rows]
+    questions = [{name: value for name, value in row.items() if name != LABEL_COLUMN} for row in rows]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    answers = write_answers(
+        model, trainer.data_collator, questions, trainer.args.per_device_eval_batch_size, trainer.args.partition
+    )
+    metrics: dict[str, float] = {}
+    for name, texts in answers.items():
+        suffix = "" if name == FUSED else f"_{name}"
+        metrics |= {f"{key}{suffix}": value for key, value in score_answers(texts, references).items()}
+    return metrics
 
 
 def _method_of_evaluation(wanted: DGLTrainingArguments) -> dict[str, str]:
@@ -254,10 +275,12 @@ def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[
     return metrics
 
 
-def _warn_of_no_use(metrics: Mapping[str, Any], splits: Mapping[str, Any], problem_type: str | None) -> None:
+def _warn_of_no_use(
+    metrics: Mapping[str, Any], splits: Mapping[str, Any], processor: Any, problem_type: str | None
+) -> None:
     """Says so if the run ended no better than a constant answer."""
     for stage in ("validation", "test"):
-        if problem_type is not None and stage in metrics and stage in splits:
+        if problem_type is not None and stage in metrics and stage in splits and not writes_text(processor):
             reason = no_better_than_constant(metrics[stage], splits["train"], splits[stage], problem_type)
             if reason is not None:
                 logger.warning(f"{stage}: {reason}")

@@ -64,6 +64,8 @@ def _range_of(name: str, ranges: Mapping[str, str]) -> str | None:
 def _check_whole(where: str, value: Any) -> None:
     if isinstance(value, (list, tuple)) or value is None:  # sizes of several axes; the configuration's default
         return
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):  # from a command line
+        return
     if not isinstance(value, int) or isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
             return  # its range says it

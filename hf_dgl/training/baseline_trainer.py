@@ -20,10 +20,10 @@ from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.methods import ALL_METHODS, G_BLENDING, OGM_GE, UNIMODAL, Method
 
 from .callbacks import BlendAtEvaluations
-from .saving_trainer import SavingTrainer
+from .groups_trainer import GroupsTrainer
 
 
-class BaselineTrainer(SavingTrainer):
+class BaselineTrainer(GroupsTrainer):
     """A Trainer that can train by `ogm_ge`, `g_blending` and `unimodal`; for other methods it changes nothing.
 
     Attributes:
@@ -71,6 +71,11 @@ class BaselineTrainer(SavingTrainer):
         if grad_norm is None:
             self._modulate()
         return super()._get_grad_norm(model, grad_norm)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Changes the gradients before they are clipped."""
+        self._modulate()
+        return super()._clip_grad_norm(model)
 
     def _modulate(self) -> None:
         """OGM-GE: after the last backward of a step, before clipping."""

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .manifest import MANIFEST, damage
+from .manifest import MANIFEST, damage, write_manifest
 from .sums import SUMS
 
 logger = logging.get_logger(__name__)
@@ -42,6 +42,9 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 _DRAFT = "_saving"
 """Folder for files on their way; `push_to_hub` leaves out names that begin with `_`."""
+
+_AMENDED = "_amended"
+"""Folder in a checkpoint for files that are complete and on their way to replace its own."""
 
 
 def fault(folder: str | os.PathLike[str], read_all: bool = True) -> str | None:
@@ -63,11 +66,17 @@ def fault(folder: str | os.PathLike[str], read_all: bool = True) -> str | None:
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
+    try:
+        finish_amending(folder)
+    except OSError as error:
+        return f"what was to replace its files cannot be moved ({error})"
     if not (folder / TRAINER_STATE_NAME).is_file():
         return f"{TRAINER_STATE_NAME} is missing"
     if not _has(folder, _WEIGHTS):
         return "it holds no weights"
     for path in sorted(folder.rglob("*")):
+        if path.relative_to(folder).parts[0] == _DRAFT:  # of a run that was killed
+            continue
         try:
             _read_outline(path)
         except Exception as error:  # of json, zipfile, safetensors: whatever damaged bytes lead to
@@ -278,19 +287,22 @@ def replaced_at_once(folder: str | os.PathLike[str]) -> Iterator[str]:
 
 
 @contextmanager
-def amended(folder: str | os.PathLike[str], is_writer: bool, wait: Callable[[], None]) -> Iterator[str]:
+def amended(
+    folder: str | os.PathLike[str], settings: Mapping[str, Any], is_writer: bool, wait: Callable[[], None]
+) -> Iterator[str]:
     """Gives a folder for files of a complete checkpoint that are written again; they replace it when the block ends.
 
-    The manifest goes first: until it is written anew, the checkpoint is one without.
+    A crash before leaves the checkpoint as it was; one after it is made good by [`finish_amending`].
 
     Args:
         folder: The checkpoint.
+        settings: For its new manifest.
         is_writer: Whether this process moves the files.
         wait: For all processes.
 
     Example:
 
-        >>> with amended("outputs/image_text/checkpoint-500", True, lambda: None) as draft:
+        >>> with amended("outputs/image_text/checkpoint-500", settings, True, lambda: None) as draft:
         ...     trainer.state.save_to_json(os.path.join(draft, "trainer_state.json"))
     """
     draft = Path(folder) / _DRAFT
@@ -301,10 +313,24 @@ def amended(folder: str | os.PathLike[str], is_writer: bool, wait: Callable[[], 
     yield str(draft)
     wait()
     if is_writer:
-        (Path(folder) / MANIFEST).unlink(missing_ok=True)
-        for path in [path for path in sorted(draft.rglob("*")) if path.is_file()]:
-            os.replace(path, Path(folder) / path.relative_to(draft))
-        shutil.rmtree(draft)
+        write_manifest(folder, settings, into=draft)
+        draft.rename(Path(folder) / _AMENDED)
+        finish_amending(folder)
+
+
+def finish_amending(folder: str | os.PathLike[str]) -> None:
+    """Moves the files that [`amended`] has left in a checkpoint's `_amended` to their places, the manifest last.
+
+    Example:
+
+        >>> finish_amending("outputs/image_text/checkpoint-500")  # as `fault` does
+    """
+    waiting = Path(folder) / _AMENDED
+    files = [path.relative_to(waiting) for path in waiting.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == MANIFEST):  # False < True
+        os.replace(waiting / path, Path(folder) / path)
+    if waiting.is_dir():
+        shutil.rmtree(waiting)
 
 
 def check_can_write(output_dir: str | os.PathLike[str]) -> None:

@@ -26,27 +26,38 @@ _SMALL = 4 * 2**20  # bytes; below, an archive is read whole, the gaps between i
 _MAY_CHANGE = (".md", ".html", ".png")  # cards and pictures are for readers: nothing is resumed from them
 
 
-def write_manifest(folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+def write_manifest(
+    folder: str | os.PathLike[str], settings: Mapping[str, Any], into: str | os.PathLike[str] | None = None
+) -> None:
     """Writes down what a complete checkpoint consists of; in one step, as the last of its files.
 
     Args:
         folder: The checkpoint, all of whose files are written.
         settings: Of the run; whatever JSON can hold.
+        into: A folder with files that are about to replace the checkpoint's; the manifest is written there, and tells
+            of the checkpoint as it will be.
 
     Example:
 
         >>> write_manifest("outputs/image_text/checkpoint-500", settings_of(trainer))
     """
-    folder = Path(folder)
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "checksum": _checksum(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST and path.suffix not in _MAY_CHANGE
-    }
+    folder, place = Path(folder), Path(folder if into is None else into)
+    paths = _files(folder) if into is None else {**_files(folder), **_files(place)}
+    files = {name: {"bytes": path.stat().st_size, "checksum": _checksum(path)} for name, path in sorted(paths.items())}
     found = {"files": files, "settings": settings}
-    draft = folder / f"{MANIFEST}.draft"
+    draft = place / f"{MANIFEST}.draft"
     draft.write_text(json.dumps({**found, "checksum": _of_json(found)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, folder / MANIFEST)
+    os.replace(draft, place / MANIFEST)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Those that a manifest lists, by their names in it; not drafts (`_saving`)."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name.as_posix(): path
+        for name, path in found.items()
+        if path.suffix not in (*_MAY_CHANGE, ".draft") and path.name != MANIFEST and not name.parts[0].startswith("_")
+    }
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -204,7 +204,7 @@ class SavingTrainer(Trainer):
             name = type(callback).__name__
             if isinstance(callback, ExportableState) and not isinstance(states.get(name), list):
                 states[name] = callback.state()
-        with amended(newest, self.args.should_save, self.accelerator.wait_for_everyone) as draft:
+        with amended(newest, self._settings, self.args.should_save, self.accelerator.wait_for_everyone) as draft:
             if not self.args.save_only_model:
                 self._save_rng_state(draft)
                 if isinstance(self.lr_scheduler, (ReduceLROnPlateau, GreedyLR)):  # which evaluations have moved
@@ -212,7 +212,6 @@ class SavingTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(os.path.join(draft, TRAINER_STATE_NAME))
         if self.args.should_save:
-            write_manifest(newest, self._settings)
             rotate(folder, self.args.save_total_limit, {newest, self.state.best_model_checkpoint})
 
     def _load_callback_state(self) -> None:

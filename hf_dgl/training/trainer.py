@@ -6,7 +6,6 @@ in `saving_trainer.py`, what published baselines add is in `baseline_trainer.py`
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
 from hf_dgl.method.traces import random_numbers_kept
 
-from .arguments import DGLTrainingArguments, numbers
+from .arguments import DGLTrainingArguments
 from .best_metric import check_before_training, check_measured, greater_is_better
 from .callbacks import (
     CheckTheFirstBackward,
@@ -36,7 +35,7 @@ from .callbacks import (
 )
 from .class_weights import CheckThatItCounts, WeightedLoss, weighted_loss
 from .evaluation import EvaluatingTrainer
-from .groups import check_learning_rates, clip_by_group, freeze, learning_rates, split_by_learning_rate
+from .groups import freeze
 from .lengths import STRATEGIES, with_lengths
 from .metrics import compute_metrics_for
 from .parallelism import refuse_what_is_not_exact
@@ -52,6 +51,11 @@ class DGLTrainer(EvaluatingTrainer):
     """Fine-tunes a multimodal model with disentangled gradient learning.
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
+
+    The loss may be computed in every way that a Trainer knows: by the model, with label smoothing, by
+    `compute_loss_func`, or by a subclass's `compute_loss`. The last is run once for each pass of a step, and the model
+    that it is given answers with the output of that pass; so it calls that model once, and reads nothing trainable
+    beside its output (else it is an error at the first step).
 
     Args:
         model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
@@ -104,9 +108,7 @@ class DGLTrainer(EvaluatingTrainer):
         _check_dataset("train_dataset", train_dataset)
         callbacks = _with_early_stopping(args, callbacks)
         self._declared = modalities
-        self._group_norms: dict[str, torch.Tensor] = {}
         self._weighted: WeightedLoss | None = None
-        self._split_optimizer: weakref.ref[torch.optim.Optimizer] | None = None
         super().__init__(
             model=model,
             args=args,
@@ -122,8 +124,6 @@ class DGLTrainer(EvaluatingTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        if self.optimizer is not None:
-            self._check_own_optimizer()
         self._weigh_classes()
         self._begin_with(self._plain_model)
         assert self.disentangled is not None
@@ -142,7 +142,7 @@ class DGLTrainer(EvaluatingTrainer):
         self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
         self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
-        self.add_callback(RememberExplained(lambda: self.explained))
+        self.add_callback(RememberExplained(lambda: self.explained, lambda: self._handle_in_use().has_passes))
 
     def _begin_with(self, model: nn.Module) -> None:
         """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
@@ -150,10 +150,12 @@ class DGLTrainer(EvaluatingTrainer):
         problem_type = getattr(getattr(model, "config", None), "problem_type", None)
         self._begin_baseline(self.disentangled, problem_type)
         self.explained = None
-        if problem_type is not None and (self.disentangled.has_passes or self._method.adaptive):
+        if problem_type is not None:
             config: Any = model.config
             width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
-            self.explained = Explained(list(self.disentangled.alpha), ChanceLevel(problem_type, width or 1))
+            mean, std = getattr(config, "label_mean", None), getattr(config, "label_std", None)
+            chance = ChanceLevel(problem_type, width or 1, None if mean is None or std is None else (mean, std))
+            self.explained = Explained(list(self.disentangled.alpha), chance)
 
     def _attach(self, model: nn.Module) -> Disentangled:
         modalities = self._modalities(model)
@@ -315,7 +317,7 @@ class DGLTrainer(EvaluatingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what is known of the gradients: norms by group, and at the encoders' outputs."""
         if "loss" in logs:
-            logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._group_norms.items()})
+            logs.update({f"grad_norm_{name}": float(norm) for name, norm in self.group_norms.items()})
             if self.disentangled is not None and self.disentangled.meter is not None:
                 names = list(self.disentangled.partition.modalities)
                 logs.update(self.disentangled.meter.means(names, self.args.device, self.accelerator.reduce))
@@ -334,57 +336,6 @@ class DGLTrainer(EvaluatingTrainer):
         for name, rule in [("meter", meter), ("modulation", self.modulation)]:
             if rule and name in kept:
                 rule.load_state_dict(kept[name])
-
-    # ---- optimisation by group ----------------------------------------------------------------------------------
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Gives the encoders their own learning rate: upstream's parameter groups are split, nothing else changes."""
-        fresh = self.optimizer is None
-        if not fresh:
-            self._check_own_optimizer()
-        optimizer = super().create_optimizer(model)
-        encoders, patterns = self.args.encoder_learning_rate, self.args.learning_rates_by_pattern()
-        if fresh and self.args.learning_rates_by_group:
-            assert self.disentangled is not None
-            of_modality = {}
-            if encoders is not None:
-                of_modality = self.disentangled.partition.per_modality("encoder_learning_rate", numbers(encoders))
-            partition = self.disentangled.partition
-            rates = learning_rates(self._plain_model, partition, of_modality, patterns)
-            split_by_learning_rate(optimizer, rates)
-            check_learning_rates(optimizer, self._plain_model, rates)
-            self._split_optimizer = weakref.ref(optimizer)
-        return optimizer
-
-    def _check_own_optimizer(self) -> None:
-        """Learning rates by group are given to an optimizer that is made here: refuses to ignore them in silence."""
-        used, own = self.args.learning_rates_by_group, self._split_optimizer and self._split_optimizer()
-        optimizer: Any = self.optimizer
-        while optimizer is not own and hasattr(optimizer, "optimizer"):  # Accelerate and DeepSpeed wrap it
-            optimizer = optimizer.optimizer
-        if used and optimizer is not own:
-            raise ValueError(
-                f"`{used[0]}` sets the learning rates of an optimizer that the Trainer makes, and it has another one "
-                f"({type(optimizer).__name__}), which it would leave as it is. Remove `{used[0]}`, and give the "
-                "learning rates in the parameter groups of `optimizers=(yours, None)`; or let the Trainer make it: "
-                "`optim`, `optim_args`, or `optimizer_cls_and_kwargs=(cls, {...})`."
-            )
-
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, Any]:
-        """Looks whether learning rates by group were given to an optimizer: others may make it (DeepSpeed)."""
-        found = super()._prepare_for_training(*args, **kwargs)
-        self._check_own_optimizer()
-        return found
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clips every group by its own norm: a global one would let the modalities scale one another's gradients."""
-        self._modulate()
-        if not self.args.clip_by_group or self.is_deepspeed_enabled:
-            return super()._clip_grad_norm(model)
-        assert self.disentangled is not None
-        self.accelerator.unscale_gradients()
-        self._group_norms = clip_by_group(self.disentangled.partition, self.args.max_grad_norm)
-        return torch.stack(list(self._group_norms.values())).norm()
 
 
 def _with_early_stopping(args: DGLTrainingArguments, callbacks: Any) -> Any:

@@ -48,7 +48,7 @@ thinned = pytest.mark.parametrize(
         for case in CASES
     ],
 )
-"""The features in the fast tier; gradients and leaks are looked at in every row."""
+"""What the fast tier looks at beside the gradients, which it looks at in every row."""
 
 
 def build(name, partition, dtype=torch.float32):
@@ -151,7 +151,7 @@ def test_a_leaking_oracle_would_be_seen(name, partition):
 # ---- (b) the partition ----
 
 
-@every_case
+@thinned
 def test_nothing_leaks_and_every_encoder_learns_from_its_own_loss(name, partition):
     model, modalities, batch = build(name, partition)
     with disentangle(model, modalities) as handle:

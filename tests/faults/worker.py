@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -185,6 +186,9 @@ def run(job: dict[str, Any]) -> int | None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        multiprocessing.set_start_method(
+            "fork", force=True
+        )  # as in a command's process: loaders die with their parent
         code = 70
         try:
             for name, value in job.get("fault", {}).items():

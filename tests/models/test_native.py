@@ -172,7 +172,7 @@ def test_a_page_for_a_model_that_reads_all_offers_no_switches(result: FinetuneRe
     assert not any("Switch one off" in str(part["props"].get("value")) for part in parts)
 
 
-def test_blip_writes_text_and_only_losses_are_measured(checkpoints: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_blip_writes_text_and_is_scored_by_its_answers(checkpoints: dict[str, str], data: str, tmp_path: Path) -> None:
     recipe = recipe_of(checkpoints["blip"], data, tmp_path, "three", partition="by_name")
     result = finetune(recipe)
     assert set(result.metrics["test"]) == {"loss", "loss_image", "loss_text"}
@@ -180,6 +180,21 @@ def test_blip_writes_text_and_only_losses_are_measured(checkpoints: dict[str, st
     assert result.table().columns == ["", "loss before", "loss after", "loss test"]
     groups = result.trainer.disentangled.partition.owners  # type: ignore[union-attr]
     assert groups["text_encoder.encoder.layer.0.attention.self.query.weight"] == {"text"}  # by name
+    scored = evaluate(str(tmp_path), recipe)
+    assert {key: scored[key] for key in result.metrics["test"]} == pytest.approx(result.metrics["test"], abs=1e-5)
+    assert {"exact_match", "exact_match_image", "vqa_accuracy_text", "wer_text"} <= set(scored)
+
+
+@pytest.mark.parametrize("modules", ["encoders", "all"])
+def test_lora_on_a_checkpoint_as_it_is(checkpoints: dict[str, str], data: str, tmp_path: Path, modules: str) -> None:
+    """What is not chosen stays frozen, the classifier is trained in full, the folder holds all that was learned."""
+    block = {"r": 2, "modules": modules}
+    recipe = recipe_of(checkpoints["flava"], data, tmp_path, "three", peft=block, peft_merge=False)
+    result = finetune(recipe)
+    trained = {name for name, parameter in result.model.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or "classifier" in name for name in trained)
+    assert any("multimodal_model" in name for name in trained) == (modules == "all")
+    assert (tmp_path / "adapter_config.json").exists() and not (tmp_path / "model.safetensors").exists()
     assert evaluate(str(tmp_path), recipe) == pytest.approx(result.metrics["test"], abs=1e-5)
 
 
@@ -192,7 +207,7 @@ def test_blip_writes_text_and_only_losses_are_measured(checkpoints: dict[str, st
         ({"model_class": "FlavaForSequenceClasification"}, "unknown .*did you mean 'FlavaForSequenceClassification'?"),
         ({"model_class": "BlipForQuestionAnswering"}, "for checkpoints of model_type 'blip', this one is 'flava'"),
         ({"model_class": "CLIPModel"}, "model_class: CLIPModel: "),
-        ({"peft": {"r": 4}}, "peft: LoRA is offered for models that are built from `encoders`"),
+        ({"peft": {"r": 4, "target_modules": ["nothing"]}}, "peft: there is no layer for LoRA"),
         ({"partition": "by_name"}, "FlavaForSequenceClassification has no partition 'by_name'"),
         ({"column_mapping": {"label": "two", "text": "txt"}}, "has no column 'txt' for 'text': did you mean 'text'?"),
     ],
@@ -217,7 +232,7 @@ def test_model_class_needs_a_checkpoint(tmp_path: Path) -> None:
         ),
         ("bridgetower", "several", "head for exactly two classes; the label column is multi_label_classification"),
         ("lxmert", "several", "the label column must hold one class per row"),
-        ("blip", "several", r"BlipForQuestionAnswering learns to write its labels, so each is a text; got \["),
+        ("blip", "several", r"BlipForQuestionAnswering learns to write its labels, so each is a text \(or .*; got \["),
     ],
 )
 def test_labels_that_do_not_fit(

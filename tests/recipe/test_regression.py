@@ -124,3 +124,17 @@ def test_the_best_constant(problem_type: str, train: Any, labels: Any, expected:
     better = score - 0.1 if name == "mae" else score + 0.1
     assert no_better_than_constant({name: score}, known, rows, problem_type) is not None
     assert no_better_than_constant({name: better}, known, rows, problem_type) is None
+
+
+def test_what_is_explained_of_several_targets_counts_each_alike() -> None:
+    """One target is told perfectly, the other, on a scale 100,000 times smaller, not at all."""
+    from hf_dgl.method.explained import ChanceLevel, Explained
+
+    z = torch.randn(4000, 2, generator=torch.manual_seed(0), dtype=torch.float64)
+    labels = z * torch.tensor(STD, dtype=torch.float64) + torch.tensor(MEAN, dtype=torch.float64)
+    logits = torch.stack([labels[:, 0], labels[:, 1].mean().expand(4000)], dim=1)
+    explained = Explained(["text"], ChanceLevel("regression", 2, (MEAN, STD)))
+    explained.count({"multimodal": labels, "text": logits}, labels)
+    explained.step()
+    shares = explained.shares()
+    assert float(shares["multimodal"]) == 1 and abs(float(shares["text"]) - 0.5) < 0.02

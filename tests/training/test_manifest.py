@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -14,9 +15,10 @@ import pytest
 import torch
 
 from hf_dgl.training import manifest
-from hf_dgl.training.checkpoints import fault, newest_complete, rotate, to_resume
+from hf_dgl.training.checkpoints import amended, fault, newest_complete, rotate, to_resume
 from hf_dgl.training.manifest import MANIFEST, damage, read_manifest, write_manifest
 from hf_dgl.training.trainer import DGLTrainer
+from tests.tiers import slow_but
 from tests.training.test_trainer import Rows, make
 
 
@@ -46,7 +48,10 @@ def test_a_fresh_checkpoint_is_whole(folder: Path) -> None:
     assert found["settings"]["method"] == "dgl" and found["settings"]["rows"] == 24
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST])
+@pytest.mark.parametrize(
+    "name",
+    slow_but("model.safetensors", of=["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST]),
+)
 @pytest.mark.parametrize("small", [0, 4 * 2**20], ids=["by its table of contents", "as a whole"])
 def test_a_flipped_bit_is_found_wherever_it_is(folder: Path, monkeypatch: Any, name: str, small: int) -> None:
     monkeypatch.setattr(manifest, "_SMALL", small)
@@ -121,6 +126,7 @@ def test_a_card_may_be_edited(folder: Path) -> None:
     assert fault(folder) is None
 
 
+@pytest.mark.slow
 def test_a_damaged_best_model_is_not_loaded_at_the_end(tmp_path: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 3}
     trainer = make(tmp_path, eval_dataset=Rows(8, seed=1), load_best_model_at_end=True, **settings)
@@ -160,8 +166,6 @@ def names(folder: Path) -> list[str]:
 def test_dates_do_not_decide_what_is_deleted(tmp_path: Path, monkeypatch: Any) -> None:
     """Upstream deletes each new checkpoint where the old ones seem to be of tomorrow."""
     make(tmp_path, save_strategy="steps", save_steps=1, max_steps=2).train()
-    import os
-
     tomorrow = time.time() + 86_400
     for folder in tmp_path.glob("checkpoint-*"):
         os.utime(folder, (tomorrow, tomorrow))
@@ -189,8 +193,43 @@ def test_rotation(tmp_path: Path, there: list[int], limit: Any, newest: int, bes
     assert sorted(int(name.rpartition("-")[2]) for name in names(tmp_path)) == left
 
 
+@pytest.mark.slow
 def test_a_new_run_in_an_old_folder_keeps_its_own(tmp_path: Path) -> None:
     make(tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train()
     trainer: DGLTrainer = make(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=1, max_steps=2)
     trainer.train()
     assert names(tmp_path) == ["checkpoint-2"] and newest_complete(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+# ---- a checkpoint that is amended at the end of an epoch ----
+
+
+@pytest.mark.parametrize("moved", [None, 0, 1, 2, 3])
+def test_amending_is_done_or_not_whenever_it_is_killed(folder: Path, monkeypatch: Any, moved: int | None) -> None:
+    """None: killed before all is written; else: when so many files are at their place."""
+    settings = read_manifest(folder)["settings"]  # type: ignore[index]
+    before = (folder / "trainer_state.json").read_text()
+    after = before.replace('"best_metric": null', '"best_metric": 0.5')
+    count, replace = 0, os.replace
+
+    def dies(source: Any, target: Any) -> None:
+        nonlocal count
+        if Path(target).parent == folder:
+            count += 1
+            if count > moved:  # type: ignore[operator]
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    with pytest.raises(KeyboardInterrupt), amended(folder, settings, True, lambda: None) as draft:
+        Path(draft, "trainer_state.json").write_text(after)
+        torch.save({"another": 1}, Path(draft, "rng_state.pth"))
+        if moved is None:
+            Path(draft, "scheduler.pt").write_bytes(b"half")
+            raise KeyboardInterrupt
+        monkeypatch.setattr(os, "replace", dies)
+        if moved == 3:
+            monkeypatch.setattr(shutil, "rmtree", lambda path: dies(path, folder / "removed"))
+    monkeypatch.undo()
+    assert fault(folder) is None
+    assert (folder / "trainer_state.json").read_text() == (before if moved is None else after) and after != before
+    assert not (folder / "_amended").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hf_dgl.recipe.arguments import DataArguments, ModelArguments
-from hf_dgl.recipe.recipe import build_parser, make_recipe
+from hf_dgl.recipe.recipe import build_parser, load_recipe, make_recipe
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.ranges import Range, check_range
 from tests.recipes import TINY_ENCODERS
@@ -102,6 +102,13 @@ def test_numbers_of_an_encoder(entry: str, value: Any, words: str) -> None:
     encoders = {**TINY_ENCODERS, "image": {**TINY_ENCODERS["image"], entry: value}}
     with pytest.raises(ValueError, match=words):
         make_recipe({**MINIMAL, "encoders": encoders})
+
+
+def test_numbers_of_a_command_line_are_words() -> None:
+    words = ["--data=a.csv", "--encoders", "image={model_type: vit}", "--peft", "r=8", "lora_alpha=16"]
+    assert load_recipe(None, words).model.peft == {"r": "8", "lora_alpha": "16"}
+    with pytest.raises(ValueError, match="peft: r: expected a number from 1 to 10000, got '0'"):
+        load_recipe(None, [*words[:-2], "r=0"])
 
 
 def test_defaults_are_in_their_ranges_and_the_help_tells_them() -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -24,6 +24,7 @@ from hf_dgl.models import CrossModalConfig
 from hf_dgl.recipe.recipe import Recipe
 from hf_dgl.reports.result_tables import Table
 
+from .memory import memory_of, saved_by_part
 from .procedures import Procedures, Step
 from .shapes import Shape, build, from_recipe, smaller
 
@@ -57,12 +58,17 @@ class BenchmarkResult:
         bookkeeping: Median seconds per step that DGL spends outside of the model's forwards and the backward (hooks,
             `requires_grad` flags, losses); None if nothing was timed.
         description: Of the case: modalities, parameters, device, ...
+        first_step: Seconds of the first step of DGL, which looks at the graph (one more forward); None: not timed.
+        saved: `joint`, `dgl`, and both with activation checkpointing (where the model has it) -> part of the model ->
+            bytes that autograd saves for the backward.
         sweep: What [`sweep`] gave, if it was asked for.
     """
 
     costs: dict[str, Cost]
     bookkeeping: float | None
     description: dict[str, Any]
+    first_step: float | None = None
+    saved: dict[str, dict[str, int]] = field(default_factory=dict)
     sweep: list[dict[str, Any]] = field(default_factory=list)
 
     def ratios(self, procedure: str) -> dict[str, float | None]:
@@ -91,18 +97,27 @@ class BenchmarkResult:
         return self.bookkeeping / statistics.median(self.costs["dgl"].seconds)
 
     def table(self) -> Table:
-        """A row for each procedure: FLOPs, median time and activation memory, each followed by its ratio to joint."""
-        rows = []
+        """A row for each procedure: FLOPs, median time and its interquartile range, samples per second, memory."""
+        rows, batch_size = [], self.description.get("batch_size", 1)
         for name, cost in self.costs.items():
+            ratio = self.ratios(name)
             median = statistics.median(cost.seconds) if cost.seconds else None
-            figures = {
-                "flops": cost.flops / 1e9,
-                "seconds": None if median is None else median * 1e3,
-                "memory": cost.memory / 2**20 if cost.memory else None,
-            }
-            cells = [(figures[key], ratio) for key, ratio in self.ratios(name).items()]
-            rows.append([PROCEDURES[name], *(_written(value) for cell in cells for value in cell)])
-        return Table(["step", "GFLOPs", "ratio", "ms", "ratio", "MiB", "ratio"], rows)
+            spread = 1e3 * _interquartile(cost.seconds) if len(cost.seconds) > 1 else None
+            figures = [cost.flops / 1e9, ratio["flops"], None if median is None else median * 1e3, spread]
+            figures += [ratio["seconds"], None if median is None else batch_size / median]
+            figures += [cost.memory / 2**20 if cost.memory else None, ratio["memory"]]
+            rows.append([PROCEDURES[name], *(_written(value) for value in figures)])
+        columns = ["step", "GFLOPs", "ratio", "ms", "IQR", "ratio", "rows/s", "MiB", "ratio"]
+        return Table(columns, rows)
+
+    def saved_table(self) -> Table:
+        """MiB that are saved for the backward, by part of the model."""
+        parts = list(next(iter(self.saved.values()), {}))
+        rows = [
+            [name, *(_written(sizes[part] / 2**20) for part in parts), _written(sum(sizes.values()) / 2**20)]
+            for name, sizes in self.saved.items()
+        ]
+        return Table(["step", *parts, "all"], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain types, for JSON."""
@@ -257,7 +272,7 @@ def _measure(procedures: Procedures, steps: int) -> BenchmarkResult:
     model = procedures.model
     is_fake = isinstance(next(model.parameters()), FakeTensor)
     timed = {"joint": procedures.joint, "dgl": procedures.dgl, "two_backward": procedures.two_backward}
-    procedures.dgl()  # plans its passes at the first step; kernels and allocators warm up while the others are counted
+    first_step = _seconds(model, procedures.dgl)  # plans its passes; kernels warm up while the others are counted
     costs = {name: _cost(model, step) for name, step in timed.items()}
     in_joint, in_dgl = (_cost(model, step) for step in procedures.fusion_parts())
     costs["floor"] = Cost(costs["joint"].flops - in_joint.flops + in_dgl.flops, memory=0)
@@ -278,7 +293,29 @@ def _measure(procedures: Procedures, steps: int) -> BenchmarkResult:
         "autocast": None if procedures.autocast is None else str(procedures.autocast).removeprefix("torch."),
         "torch": torch.__version__,
     }
-    return BenchmarkResult(costs, statistics.median(bookkeeping) if bookkeeping else None, description)
+    return BenchmarkResult(
+        costs,
+        statistics.median(bookkeeping) if bookkeeping else None,
+        description,
+        first_step if rounds else None,
+        _saved(procedures),
+    )
+
+
+def _saved(procedures: Procedures) -> dict[str, dict[str, int]]:
+    model, encoders = procedures.model, procedures.encoders
+    steps = {"joint": procedures.joint, "dgl": procedures.dgl}
+    found = {name: saved_by_part(model, encoders, step) for name, step in steps.items()}
+    checkpointed: Any = model
+    if getattr(model, "supports_gradient_checkpointing", False) and not checkpointed.is_gradient_checkpointing:
+        # The gradients are not looked at, and fake tensors have no random numbers to keep.
+        checkpointed.gradient_checkpointing_enable({"preserve_rng_state": False, "use_reentrant": False})
+        try:
+            for name, step in steps.items():
+                found[f"{name}, checkpointed"] = saved_by_part(model, encoders, step)
+        finally:
+            checkpointed.gradient_checkpointing_disable()
+    return found
 
 
 _CPU_ATTENTION: dict[Any, Any] = {
@@ -293,29 +330,8 @@ _CPU_ATTENTION: dict[Any, Any] = {
 def _cost(model: nn.Module, step: Step) -> Cost:
     model.zero_grad()
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        memory = _memory(model, step)
+        memory = memory_of(model, step)
     return Cost(counter.get_total_flops(), memory)
-
-
-def _memory(model: nn.Module, step: Step) -> int:
-    first = next(model.parameters())
-    if first.device.type == "cuda" and not isinstance(first, FakeTensor):
-        torch.cuda.reset_peak_memory_stats(first.device)
-        before = torch.cuda.memory_allocated(first.device)
-        step()
-        return torch.cuda.max_memory_allocated(first.device) - before
-    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    saved: dict[int, Any] = {}  # keeps the storages alive, so that no address comes twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            saved[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(storage.nbytes() for storage in saved.values())
 
 
 def _seconds(model: nn.Module, step: Step) -> float:
@@ -354,6 +370,11 @@ def _bookkeeping(procedures: Procedures) -> float:
         return seconds
     finally:
         del model.forward
+
+
+def _interquartile(seconds: Sequence[float]) -> float:
+    first, _, third = statistics.quantiles(seconds, n=4)
+    return third - first
 
 
 def _written(value: float | None) -> str:

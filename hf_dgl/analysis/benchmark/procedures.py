@@ -62,6 +62,12 @@ class Procedures:
         }
 
     @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """Modality -> its encoder (the first of its modules, if there are several)."""
+        declared = self.handle.partition.encoders
+        return {name: next(iter(declared[name].values())) for name in self.modalities}
+
+    @property
     def fusion_parameters(self) -> list[nn.Parameter]:
         named = dict(self.model.named_parameters())
         return [named[name] for name in self.handle.partition.parameter_names(FUSION) if name in named]

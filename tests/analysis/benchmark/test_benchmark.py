@@ -102,7 +102,7 @@ def test_flops_of_attention_are_counted(dropout: float) -> None:
 
 
 def test_saved_memory_counts_each_storage_once_and_no_parameter() -> None:
-    from hf_dgl.analysis.benchmark.benchmark import _memory
+    from hf_dgl.analysis.benchmark.memory import memory_of
 
     layer = torch.nn.Linear(8, 8)
     states = torch.randn(4, 8)
@@ -110,7 +110,7 @@ def test_saved_memory_counts_each_storage_once_and_no_parameter() -> None:
     def step() -> None:
         (layer(states) * layer(states)).sum().backward()  # saves its input twice, and both products
 
-    assert _memory(layer, step) == 4 * (4 * 8 + 2 * 4 * 8)
+    assert memory_of(layer, step) == 4 * (4 * 8 + 2 * 4 * 8)
 
 
 @pytest.mark.slow
@@ -130,8 +130,20 @@ def test_the_time_ratio_is_taken_round_by_round() -> None:
     costs = {"joint": Cost(100, 10, [1.0, 10.0, 1.0]), "dgl": Cost(110, 11, [1.1, 11.0, 50.0])}
     result = BenchmarkResult({**costs, "two_backward": Cost(120, 12), "floor": Cost(110, 11)}, None, {})
     assert result.ratios("dgl") == {"flops": 1.1, "seconds": pytest.approx(1.1), "memory": 1.1}
-    assert result.table().rows[0] == ["joint", "0.000", "1.000", "1,000.0", "1.000", "0.000", "1.000"]
-    assert result.table().rows[2][3:5] == ["–", "–"]
+    cells = ["joint", "0.000", "1.000", "1,000.0", "9,000.0", "1.000", "1.000", "0.000", "1.000"]
+    assert result.table().rows[0] == cells  # of three rounds the quartiles are the least and the longest
+    assert result.table().rows[2][3:7] == ["–"] * 4
+
+
+def test_what_is_saved_is_told_by_part(image_text_model: Any, image_text_batch: dict[str, Any]) -> None:
+    result = benchmark(image_text_model, image_text_batch, steps=1)
+    joint, dgl, checkpointed = (result.saved[name] for name in ("joint", "dgl", "dgl, checkpointed"))
+    assert joint["image"] == dgl["image"] > 0 and joint["text"] == dgl["text"] > 0  # encoders run once
+    assert dgl["fusion"] > joint["fusion"]
+    assert sum(dgl.values()) == result.costs["dgl"].memory
+    assert sum(checkpointed.values()) < 0.5 * sum(dgl.values())
+    assert result.first_step is not None and not image_text_model.is_gradient_checkpointing
+    assert [row[0] for row in result.saved_table().rows] == list(result.saved)
 
 
 def test_the_model_is_left_as_it_was(image_text_model: Any, image_text_batch: dict[str, Any]) -> None:
