@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from hf_dgl.method.dataflow import find_modalities
 from hf_dgl.method.disentangle import Disentangled
+from hf_dgl.method.engine import handle_on
 from hf_dgl.method.forward_call import below_adapters, unwrapped
 from hf_dgl.method.methods import METHODS
 from hf_dgl.method.modalities import Modality
@@ -31,7 +33,10 @@ def disentangle(
 
     From now on `model(**batch)` in training mode returns its usual output with `loss` = `L_τ + Σ α_m L_m`, and in
     addition `losses` (each term, unweighted, by name) and `unimodal` (the output for each modality alone). In eval
-    mode and under `torch.no_grad()` the model is untouched. Attach after PEFT, before or after DDP/FSDP.
+    mode and under `torch.no_grad()` the model is untouched: call `model.train()` before training, since
+    `from_pretrained` and `from_encoders` return eval mode (a step in eval mode is joint training, and is told once).
+    Attach after PEFT, before or after DDP/FSDP. After the first backward, a unimodal loss that has not reached its
+    encoder is a `RuntimeError`: a loss of your own goes through [`Disentangled.loss`].
 
     Args:
         model: Any module whose forward is given all modalities and returns a dict, a dataclass such as `ModelOutput`,
@@ -57,12 +62,14 @@ def disentangle(
 
     Example:
 
-        >>> handle = disentangle(model)
+        >>> handle = disentangle(model.train())
         >>> out = model(**batch)
         >>> out.loss.backward()
         >>> handle.remove()
     """
     inner = unwrapped(model)
+    if handle_on(inner) is not None:
+        gc.collect()  # maybe it is that of a trainer that nobody has any more
     if modalities is None and unimodal_to_fusion is None:
         unimodal_to_fusion = _suits(inner)
     declared = _declared(inner, modalities, example_batch)

@@ -27,10 +27,12 @@ def plain(value: Any) -> Any:
         >>> plain(np.int64(1)), plain(" cat "), plain(""), plain(torch.tensor([0.0, 1.0]))
         (1, 'cat', None, [0.0, 1.0])
     """
+    if isinstance(value, str):  # the usual ones first: there may be millions
+        return value.strip() or None
+    if type(value) is int:
+        return value
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         value = value.tolist()
-    if isinstance(value, str):
-        value = value.strip()
     if isinstance(value, (list, tuple)):
         entries = [plain(entry) for entry in value]
         return None if None in entries else entries

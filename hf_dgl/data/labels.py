@@ -98,6 +98,16 @@ class LabelSpec:
         """For the model's config."""
         return {name: index for index, name in enumerate(self.names)}
 
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return self.label2id
+
+    @functools.cached_property
+    def _are_numbers(self) -> tuple[bool, bool]:
+        """Whether all, and whether any of the names are whole numbers."""
+        found = [is_integer(name) for name in self.names]
+        return all(found), any(found)
+
     def to_config(self) -> dict[str, Any]:
         """Arguments of a model's configuration, or of `CrossModalForSequenceClassification.from_encoders`.
 
@@ -199,7 +209,7 @@ class LabelSpec:
         if kind_of(value) is None:
             raise ValueError(no_label(raw))
         if self.problem_type == SINGLE_LABEL:
-            return self._class_id(raw if isinstance(raw, str) and raw in self.names else value)
+            return self._class_id(raw if isinstance(raw, str) and raw in self._ids else value)
         if self.problem_type == REGRESSION and self.num_labels == 1:
             return finite_float(value[0] if isinstance(value, list) and len(value) == 1 else value)
         if not isinstance(value, list):
@@ -285,7 +295,7 @@ class LabelSpec:
         ):
             return value
         is_number_ = isinstance(value, (int, float))
-        return integer_name(value) if is_number_ and all(map(is_integer, self.names)) else value
+        return integer_name(value) if is_number_ and self._are_numbers[0] else value
 
     def _feature(self) -> Any:
         if self.problem_type == SINGLE_LABEL:
@@ -302,8 +312,8 @@ class LabelSpec:
                 f"label {value!r} is none of the class ids 0...{self.num_labels - 1} seen in training. (-1 means "
                 "'hidden' in many public test splits: such a split cannot be scored, set test_split=null.)"
             )
-        index = self.label2id.get(str(value))
-        if index is None and is_integer(value) and not any(map(is_integer, self.names)):
+        index = self._ids.get(str(value))
+        if index is None and is_integer(value) and not self._are_numbers[1]:
             return self._class_id(int(value))  # an id from csv, where all is text
         if index is None:
             known = ", ".join(self.names[:10]) + (", ..." if self.num_labels > 10 else "")

@@ -157,7 +157,7 @@ def finetune(
         with explaining_a_full_disk(str(training.output_dir)):
             with _kept_if_an_error_follows(trainer):
                 metrics = _score(trainer, splits.get("test"))
-                _warn_of_no_use(metrics, splits, parts.model.config.problem_type)
+                _warn_of_no_use(metrics, splits, parts.processor, parts.model.config.problem_type)
                 metrics["train"] = outcome.metrics
                 _describe(trainer, recipe, metrics)
             trainer.save_model()  # last: with `push_to_hub` it uploads the folder
@@ -275,10 +275,12 @@ def _score(trainer: DGLTrainer, test_dataset: Dataset | None) -> dict[str, dict[
     return metrics
 
 
-def _warn_of_no_use(metrics: Mapping[str, Any], splits: Mapping[str, Any], problem_type: str | None) -> None:
+def _warn_of_no_use(
+    metrics: Mapping[str, Any], splits: Mapping[str, Any], processor: Any, problem_type: str | None
+) -> None:
     """Says so if the run ended no better than a constant answer."""
     for stage in ("validation", "test"):
-        if problem_type is not None and stage in metrics and stage in splits:
+        if problem_type is not None and stage in metrics and stage in splits and not writes_text(processor):
             reason = no_better_than_constant(metrics[stage], splits["train"], splits[stage], problem_type)
             if reason is not None:
                 logger.warning(f"{stage}: {reason}")

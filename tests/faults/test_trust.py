@@ -21,6 +21,7 @@ from hf_dgl.cli import main
 from hf_dgl.models import CrossModalForSequenceClassification
 from hf_dgl.training.manifest import read_manifest, write_manifest
 from tests.recipes import tiny_recipe
+from tests.tiers import slow_but
 from tests.tiny import tiny_model
 from tests.training.test_trainer import make
 
@@ -44,7 +45,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "checkpoint-1"
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+@pytest.mark.parametrize(
+    "name", slow_but("optimizer.pt", of=["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+)
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, checkpoint: Path, name: str) -> None:
     """Its manifest is the attacker's, too."""
     folder, mark = shutil.copytree(checkpoint, tmp_path / "checkpoint-1"), tmp_path / "mark"

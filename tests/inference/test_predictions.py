@@ -13,6 +13,7 @@ from PIL import Image
 from hf_dgl.inference.cross_modal_pipeline import CrossModalPipeline
 from hf_dgl.inference.predictions import predict_file
 from tests import tiny
+from tests.tiers import slow_but
 
 NUM_ROWS = 20
 
@@ -97,7 +98,7 @@ def test_goes_on_after_a_kill(pipeline: CrossModalPipeline, rows: Path, monkeypa
         assert json.loads(left)["scores"] == pytest.approx(json.loads(right)["scores"], abs=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", slow_but(".jsonl", of=[".jsonl", ".csv", ".parquet"]))
 @pytest.mark.parametrize(
     "where",
     [("hf_dgl.inference.predictions.islice",), ("os.replace",), (Path, "unlink")],

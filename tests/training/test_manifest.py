@@ -18,6 +18,7 @@ from hf_dgl.training import manifest
 from hf_dgl.training.checkpoints import amended, fault, newest_complete, rotate, to_resume
 from hf_dgl.training.manifest import MANIFEST, damage, read_manifest, write_manifest
 from hf_dgl.training.trainer import DGLTrainer
+from tests.tiers import slow_but
 from tests.training.test_trainer import Rows, make
 
 
@@ -47,7 +48,10 @@ def test_a_fresh_checkpoint_is_whole(folder: Path) -> None:
     assert found["settings"]["method"] == "dgl" and found["settings"]["rows"] == 24
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST])
+@pytest.mark.parametrize(
+    "name",
+    slow_but("model.safetensors", of=["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST]),
+)
 @pytest.mark.parametrize("small", [0, 4 * 2**20], ids=["by its table of contents", "as a whole"])
 def test_a_flipped_bit_is_found_wherever_it_is(folder: Path, monkeypatch: Any, name: str, small: int) -> None:
     monkeypatch.setattr(manifest, "_SMALL", small)
@@ -122,6 +126,7 @@ def test_a_card_may_be_edited(folder: Path) -> None:
     assert fault(folder) is None
 
 
+@pytest.mark.slow
 def test_a_damaged_best_model_is_not_loaded_at_the_end(tmp_path: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 3}
     trainer = make(tmp_path, eval_dataset=Rows(8, seed=1), load_best_model_at_end=True, **settings)
@@ -188,6 +193,7 @@ def test_rotation(tmp_path: Path, there: list[int], limit: Any, newest: int, bes
     assert sorted(int(name.rpartition("-")[2]) for name in names(tmp_path)) == left
 
 
+@pytest.mark.slow
 def test_a_new_run_in_an_old_folder_keeps_its_own(tmp_path: Path) -> None:
     make(tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train()
     trainer: DGLTrainer = make(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=1, max_steps=2)

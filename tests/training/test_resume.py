@@ -12,6 +12,7 @@ import torch
 from hf_dgl.training import resume
 from hf_dgl.training.resume import compare, settings_of
 from hf_dgl.training.sums import RunningMeans
+from tests.tiers import slow_but
 from tests.tiny import tiny_model
 from tests.training.test_trainer import SINGLE, Rows, make, same, weights
 
@@ -72,6 +73,7 @@ def test_differences_are_named_and_told_in_the_card(tmp_path: Path, saved: Path,
     assert "from step 2" in str(create_model_card(trainer)) and "seed: 7 (saved), 8" in str(create_model_card(trainer))
 
 
+@pytest.mark.slow
 def test_another_learning_rate_holds_as_it_is_asked_for(tmp_path: Path, saved: Path) -> None:
     """torch would put back the old one, and the card would state the new."""
     settings = {"method": "joint", **RUN, "logging_steps": 1, "lr_scheduler_type": "linear"}
@@ -87,6 +89,7 @@ def test_another_learning_rate_holds_as_it_is_asked_for(tmp_path: Path, saved: P
     assert groups[0] == groups[1]
 
 
+@pytest.mark.slow
 def test_a_plateau_cannot_be_moved(tmp_path: Path) -> None:
     settings = {**RUN, "lr_scheduler_type": "reduce_lr_on_plateau", "eval_dataset": Rows(8), "eval_strategy": "steps"}
     settings |= {"eval_steps": 2, "metric_for_best_model": "loss"}
@@ -120,7 +123,7 @@ def test_without_a_manifest_what_does_not_fit_is_one_sentence(
 # ---- sums ----
 
 
-@pytest.mark.parametrize("method", ["dgl", "ogm_ge"])
+@pytest.mark.parametrize("method", slow_but("dgl", of=["dgl", "ogm_ge"]))
 def test_what_is_logged_after_a_resume_is_what_the_uninterrupted_run_logs(tmp_path: Path, method: str) -> None:
     """The first logs after it are of steps before and after it; `train_loss` and `train_runtime` are of all steps."""
     settings = {**RUN, "max_steps": 7, "method": method, "log_gradients": True, "gradient_accumulation_steps": 2}

