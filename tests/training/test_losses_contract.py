@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import default_collate
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
+from tests.tiers import each_once, slow_but
 from tests.tiny import tiny_batch, tiny_model
 from tests.training.test_losses import NAMES, WEIGHTS, Popped, focal, rows_of, summed, to_double
 
@@ -171,7 +172,7 @@ def test_evaluation_asks_the_override_for_each_modality(tmp_path):
             assert metrics[f"eval_loss{suffix}"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("func", [None, summed])
+@pytest.mark.parametrize("func", slow_but(None, of=[None, summed]))
 def test_a_model_that_returns_tuples(func, tmp_path):
     results = []
     for as_dict in (True, False):
@@ -188,8 +189,11 @@ def test_a_model_that_returns_tuples(func, tmp_path):
 # ---- nothing depends on how a batch is cut ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("func", [None, summed, focal], ids=["own", "summed", "focal"])
-@pytest.mark.parametrize("method", ["adaptive_dgl", "dgl"])
+def _name(value):
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("method", "func"), each_once(["adaptive_dgl", "dgl"], [summed, None, focal], name=_name))
 def test_what_is_logged_does_not_depend_on_the_cut(method, func, tmp_path):
     """The labels are told by the image, so that the gate of `adaptive_dgl` opens."""
     labels = torch.arange(16) % 3
@@ -272,7 +276,7 @@ def infinite_in(*steps):
     return loss
 
 
-@pytest.mark.parametrize("logging_steps", [1, 4])
+@pytest.mark.parametrize("logging_steps", slow_but(1, of=[1, 4]))
 def test_one_infinite_loss_that_the_scaler_skips_does_not_end_a_run(logging_steps, a_scaler, tmp_path):
     trainer = a_scaler(make(tmp_path, func=infinite_in(1), logging_steps=logging_steps, save_strategy="epoch"))
     trainer.train()
