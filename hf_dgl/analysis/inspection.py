@@ -138,7 +138,7 @@ def _value(name: str, model: Any, processor: Any, row: int, draw: np.random.Gene
         return draw.random((8, widths.get(name) or model.config.visual_embedding_dim)).astype(np.float32)
     rate = processor.sampling_rate(name)
     if rate is not None:
-        return draw.normal(size=rate).astype(np.float32)
+        return draw.uniform(-1, 1, size=rate).astype(np.float32)
     if isinstance(part, PreTrainedTokenizerBase):
         return " ".join(draw.choice(_WORDS, size=5 + row))
     return Image.fromarray(draw.integers(0, 255, (64, 64, 3), dtype=np.uint8))

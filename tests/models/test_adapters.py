@@ -345,5 +345,5 @@ def test_from_the_command_line(
         (["--load_in_8bit"], "load_in_8bit needs the package bitsandbytes"),
     ]
     for words, message in mistakes:
-        assert main(["train", str(recipe), *words]) == 2
+        assert main(["train", str(recipe), "--overwrite_output_dir", *words]) == 2
         assert message in capsys.readouterr().err
