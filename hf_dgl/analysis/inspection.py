@@ -17,9 +17,9 @@ import hf_dgl.models
 from hf_dgl.architectures import ARCHITECTURES, architecture_of, disentangle, modalities_of
 from hf_dgl.data import CrossModalCollator, LabelSpec
 from hf_dgl.data.native_collator import NativeCollator
-from hf_dgl.install import shipped_recipes
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.models.native import NativeProcessor, class_of, head_of, is_native, load_native, load_trained
+from hf_dgl.recipe.shipped import shipped_recipes
 from hf_dgl.reports.model_tree import Inspection, inspect_model
 from hf_dgl.training.groups import freeze
 
