@@ -41,6 +41,13 @@ def guess_problem_type(values: Sequence[Any], quietly: bool = False) -> str:
                     "regression. If they name classes: `problem_type: single_label_classification`."
                 )
             return REGRESSION
+    texts = [value for value in values if not is_number(value)]
+    have_fractions = any("." in str(value) for value in set(values) - set(texts))
+    if not quietly and have_fractions and 0 < len(texts) < len(values) / 2:
+        logger.warning(
+            f"All labels but {len(texts)} (e.g. {texts[0]!r}) are numbers, some with a fraction: they are taken for "
+            "classes. For a regression remove those rows, and set `problem_type: regression`."
+        )
     return SINGLE_LABEL
 
 
