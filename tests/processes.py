@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ def in_a_process(work: Callable[..., None], *args: Any) -> None:
         process.kill()
         process.join()
     assert process.exitcode == 0, f"exit code {process.exitcode}"
+
+
+def hf_dgl_in_a_process(words: Sequence[str], out: Path, log: Path) -> int | None:
+    """`hf-dgl WORDS` with its output in `out` and its errors in `log`; its exit code."""
+    process = multiprocessing.get_context("forkserver").Process(target=_to_files, args=(list(words), out, log))
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def as_launched(work: Callable[..., None], *args: Any) -> None:
@@ -60,6 +69,13 @@ def _process(rank: int, port: int, folder: str, work: Callable[..., None], args:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     work(rank, *args)
+
+
+def _to_files(words: list[str], out: Path, log: Path) -> None:
+    with open(log, "a") as errors, open(out, "a" if out == log else "w") as output:
+        with redirect_stdout(output), redirect_stderr(errors):
+            code = main(words)
+    sys.exit(code)
 
 
 def _command(rank: int, words: list[str], folder: str) -> None:

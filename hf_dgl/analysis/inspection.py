@@ -17,9 +17,9 @@ import hf_dgl.models
 from hf_dgl.architectures import ARCHITECTURES, architecture_of, disentangle, modalities_of
 from hf_dgl.data import CrossModalCollator, LabelSpec
 from hf_dgl.data.native_collator import NativeCollator
-from hf_dgl.install import shipped_recipes
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.models.native import NativeProcessor, class_of, head_of, is_native, load_native, load_trained
+from hf_dgl.recipe.shipped import shipped_recipes
 from hf_dgl.reports.model_tree import Inspection, inspect_model
 from hf_dgl.training.groups import freeze
 
@@ -138,7 +138,7 @@ def _value(name: str, model: Any, processor: Any, row: int, draw: np.random.Gene
         return draw.random((8, widths.get(name) or model.config.visual_embedding_dim)).astype(np.float32)
     rate = processor.sampling_rate(name)
     if rate is not None:
-        return draw.normal(size=rate).astype(np.float32)
+        return draw.uniform(-1, 1, size=rate).astype(np.float32)
     if isinstance(part, PreTrainedTokenizerBase):
         return " ".join(draw.choice(_WORDS, size=5 + row))
     return Image.fromarray(draw.integers(0, 255, (64, 64, 3), dtype=np.uint8))

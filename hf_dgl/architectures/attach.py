@@ -33,7 +33,10 @@ def disentangle(
 
     From now on `model(**batch)` in training mode returns its usual output with `loss` = `L_τ + Σ α_m L_m`, and in
     addition `losses` (each term, unweighted, by name) and `unimodal` (the output for each modality alone). In eval
-    mode and under `torch.no_grad()` the model is untouched. Attach after PEFT, before or after DDP/FSDP.
+    mode and under `torch.no_grad()` the model is untouched: call `model.train()` before training, since
+    `from_pretrained` and `from_encoders` return eval mode (a step in eval mode is joint training, and is told once).
+    Attach after PEFT, before or after DDP/FSDP. After the first backward, a unimodal loss that has not reached its
+    encoder is a `RuntimeError`: a loss of your own goes through [`Disentangled.loss`].
 
     Args:
         model: Any module whose forward is given all modalities and returns a dict, a dataclass such as `ModelOutput`,
@@ -59,7 +62,7 @@ def disentangle(
 
     Example:
 
-        >>> handle = disentangle(model)
+        >>> handle = disentangle(model.train())
         >>> out = model(**batch)
         >>> out.loss.backward()
         >>> handle.remove()

@@ -83,6 +83,7 @@ ROWS: dict[str, Architecture] = {
         + ANSWER_NOTE,
     ),
     "Blip2ForConditionalGeneration": written(_blip2, "No image: the query tokens' positions are closed to attention."),
+    "Blip2Model": written(_blip2, "No image: the query tokens' positions are closed to attention."),
     "InstructBlipForConditionalGeneration": written(
         _instructblip, "No image: the Q-Former does not attend to it, its query tokens read the text alone."
     ),

@@ -96,7 +96,6 @@ ROWS: dict[str, Architecture] = {
             "VisualBertModel": "VisualBertForVisualReasoning",
             "LayoutLMv3Model": "LayoutLMv3ForSequenceClassification",
             "TvpModel": "TvpForVideoGrounding",
-            "Blip2Model": "hf_dgl.models.Blip2ForImageTextMatching",
             "LlavaModel": "LlavaForConditionalGeneration",
             "SmolVLMModel": "SmolVLMForConditionalGeneration",
             "Idefics2Model": "Idefics2ForConditionalGeneration",

@@ -35,6 +35,14 @@ def _t5gemma2(config: Any) -> dict[str, Modality]:
     }
 
 
+def _t5gemma2_writes(config: Any) -> dict[str, Modality]:
+    """Its decoder reads the answer alone, and its embeddings are tied to the encoder's."""
+    encoder = "model.encoder"
+    image = [f"{encoder}.vision_tower", f"{encoder}.multi_modal_projector"]
+    tables = [f"{encoder}.text_model.embed_tokens"]
+    return dict(among_text({"image": image}, tables, prompted=False)(config))
+
+
 def _decoder_reads_what_is_left(hide: Hide) -> Hide:
     """Closes the same tokens in the decoder, whose input is the encoder's, one place to the right."""
 
@@ -59,5 +67,6 @@ ROWS: dict[str, Architecture] = {
     "T5Gemma2ForSequenceClassification": Architecture(
         {"embeddings": _t5gemma2}, f"{gone('image')} {EMPTY}", ("image", "text"), **READ_FROM_TEXT
     ),
+    "T5Gemma2ForConditionalGeneration": Architecture({"embeddings": _t5gemma2_writes}, f"{gone('image')} {EMPTY}"),
     "Florence2ForConditionalGeneration": Architecture({"embeddings": _florence2}, absent=f"{gone('image')} {EMPTY}"),
 }

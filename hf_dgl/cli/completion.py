@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints the script."""
     import shtab
 
-    from hf_dgl.install import shipped_recipes
+    from hf_dgl.recipe.shipped import shipped_recipes
 
     from . import build_parser
 

@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hf_dgl.install import add_extra, require
-
 _NUM_EXAMPLES = 3
 
 
@@ -20,7 +18,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
         help="try a fine-tuned model on a page in the browser",
         description="Serve a page on which a fine-tuned model can be tried, on this machine only unless --host says "
-        f"otherwise. Stop it with Ctrl+C. Needs gradio: {add_extra('demo')}",
+        "otherwise. Stop it with Ctrl+C. Needs gradio: the extra `demo`.",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument(
@@ -46,6 +44,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl demo --help` lists what there is.")
+    from hf_dgl.models.extras import require
+
     require("The demo", "demo", "gradio")
     with tempfile.TemporaryDirectory() as folder:
         launch(

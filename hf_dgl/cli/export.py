@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hf_dgl.install import add_extra
-
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds the command to `hf-dgl`."""
@@ -17,7 +15,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="write a fine-tuned model as ONNX",
         description="Write a fine-tuned model as one ONNX graph that takes any subset of the modalities, after "
         "comparing its answers with torch's. In Python: hf_dgl.inference.onnx.OnnxModel runs it. "
-        f"Needs ONNX: {add_extra('onnx')}",
+        "Needs ONNX: the extra `onnx`.",
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument("--onnx", metavar="FILE", required=True, help="where to, e.g. model.onnx")

@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hf_dgl.install import find_recipe, shipped_recipes
-
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds the command to `hf-dgl`."""
@@ -29,6 +27,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Prints a line per recipe; or where the copy is."""
+    from hf_dgl.recipe.shipped import find_recipe, shipped_recipes
+
     if rest:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl recipes --help` lists what there is.")
     if arguments.action == "copy":

@@ -61,8 +61,6 @@ class TrainingOutput(ProgressCallback):
             for name, value in facts.items():
                 self._say(f"{name:<{width}}  {value}")
         self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm, leave=False)
-        if args.eval_strategy != "no" and not self._as_json and self._rows is not None:
-            self._say(f"\n{self._rows.heading()}")
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and has_length(eval_dataloader) and self.prediction_bar is None:
@@ -79,6 +77,8 @@ class TrainingOutput(ProgressCallback):
         if self._as_json:
             self._say({"event": "evaluation", "step": state.global_step, "epoch": state.epoch or 0.0, **metrics})
         else:
+            if self._rows.is_empty:
+                self._say(f"\n{self._rows.heading()}")
             self._say(self._rows.row(state.epoch or 0.0, state.global_step, metrics))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -192,6 +192,7 @@ class _Rows:
         self._chosen = chosen
         self._sign = -1 if (chosen in ("mae", "mse", "loss") if greater is None else not greater) else 1
         self._best = -math.inf
+        self.is_empty = True
         columns = {"epoch": 6, "step": 7, "loss": 9, f"{title} fused": 0}
         columns |= {f"{name} alone": 0 for name in self._modalities}
         self._widths = {name: max(width, len(name) + 2) for name, width in columns.items()}
@@ -202,6 +203,7 @@ class _Rows:
 
     def row(self, epoch: float, step: int, metrics: Mapping[str, float]) -> str:
         """One evaluation, and whether it is the best so far."""
+        self.is_empty = False
         values = plain_metrics(metrics, "eval")
         keys = ["loss", self._metric, *(f"{self._metric}_{name}" for name in self._modalities)]
         cells = [f"{epoch:.2f}", f"{step:,}", *(_number(values.get(key)) for key in keys)]

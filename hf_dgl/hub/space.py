@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from hf_dgl.install import require
+from hf_dgl.models.extras import require
 
 
 def space_files(model_id: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ import soundfile
 from PIL import Image
 from transformers.utils import cached_file, logging
 
-from hf_dgl.install import require
+from hf_dgl.models.extras import require
 
 from .cross_modal_pipeline import CrossModalPipeline
 from .load import pipeline

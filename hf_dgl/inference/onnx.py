@@ -29,8 +29,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hf_dgl.install import require
 from hf_dgl.models import CrossModalConfig
+from hf_dgl.models.extras import require
 
 from .cross_modal_pipeline import CrossModalPipeline
 

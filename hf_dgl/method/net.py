@@ -39,11 +39,13 @@ class GradientNet:
         self._at_output: dict[str, torch.Tensor] = {}  # whether the gradient there was other than zero
         self._at_encoder: dict[str, torch.Tensor] = {}
         self._closed_for: Counter[str] = Counter()
+        self._gates: list[str] = []
 
     def begin(self, modalities: Iterable[str]) -> None:
         """Watches the next forward and its backward, of those modalities with a unimodal pass that are new."""
         self._open = set(modalities) - self._settled
         self._backward, self._at_output, self._at_encoder = False, {}, {}
+        self._gates = self._closed_gates() if self._open else []  # before an optimizer opens them
 
     def watch_output(self, name: str, output: Any) -> None:
         """Watches what a pass gave (the multimodal one, too: it shows that there was a backward)."""
@@ -101,17 +103,20 @@ class GradientNet:
             f"The unimodal loss of {name!r} has a gradient, but none of it reaches the encoder: it is exactly zero "
             "there. The fusion passes nothing of this modality on where the others are absent"
         )
-        gates = [
-            path
-            for module, path, owners in self._partition.slots
-            if not owners and not path.endswith("bias") and not module._parameters[path].any()  # type: ignore[union-attr]
-        ]
-        if not gates or self._closed_for[name] >= _PATIENCE:
+        if not self._gates or self._closed_for[name] >= _PATIENCE:
             raise RuntimeError(
                 f"{what} (a product with zeros is zero). Say in `Modality(absent=...)` what the fusion shall see in "
                 f"place of an absent one, e.g. `absent=torch.ones_like`, or train without this modality's unimodal "
                 f"loss: `alpha={{{name!r}: 0, ...}}`."
             )
         if not self._closed_for[name]:
-            logger.warning("%s, or its way is closed by parameters that begin at zero, such as %r.", what, gates[0])
+            logger.warning(
+                "%s, or its way is closed by parameters that begin at zero, such as %r.", what, self._gates[0]
+            )
         self._closed_for[name] += 1
+
+    @torch.no_grad()
+    def _closed_gates(self) -> list[str]:
+        """Parameters of the fusion, other than biases, that are zero."""
+        places = [(name, module._parameters[name]) for module, name, owners in self._partition.slots if not owners]
+        return [name for name, value in places if value is not None and not name.endswith("bias") and not value.any()]

@@ -33,11 +33,11 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from hf_dgl.install import require
 from hf_dgl.method.modalities import did_you_mean, resolve
 
 from .configuration_cross_modal import CrossModalConfig
 from .encoder_specs import resolve_encoder
+from .extras import require
 from .modeling_cross_modal import CrossModalForSequenceClassification
 
 logger = logging.get_logger(__name__)

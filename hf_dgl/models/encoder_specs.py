@@ -20,10 +20,10 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from hf_dgl.install import add_extra
 from hf_dgl.method.modalities import did_you_mean
 
 from .encoders import encoder_class
+from .extras import add_extra
 from .processing_cross_modal import default_processor, train_tokenizer
 
 PACKAGE_PREFIX = "package:"

@@ -31,13 +31,13 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_dgl.hub.tokens import redacted
-from hf_dgl.install import find_recipe
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.ranges import Range
 
 from .arguments import MODALITY_WORDS, WITHOUT_FILE, DataArguments, ModelArguments
 from .safe_yaml import parse_yaml, read_yaml
+from .shipped import find_recipe
 from .unimodal import with_one_modality
 
 _OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]

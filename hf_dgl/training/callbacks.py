@@ -94,16 +94,17 @@ class RememberExplained(TrainerCallback):
 
     Args:
         explained: Gives what is kept; None: nothing is.
+        is_followed: Whether anything is measured in this step, on any process.
 
     Example:
 
-        >>> trainer.add_callback(RememberExplained(lambda: trainer.explained))
+        >>> trainer.add_callback(RememberExplained(lambda: trainer.explained, lambda: trainer.disentangled.has_passes))
     """
 
     KEY = "Explained"
 
-    def __init__(self, explained: Callable[[], Explained | None]) -> None:
-        self._explained = explained
+    def __init__(self, explained: Callable[[], Explained | None], is_followed: Callable[[], bool]) -> None:
+        self._explained, self._is_followed = explained, is_followed
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -117,7 +118,7 @@ class RememberExplained(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         explained = self._explained()
-        if explained is not None:
+        if explained is not None and self._is_followed():
             explained.step(args.device)
 
     def on_step_end(

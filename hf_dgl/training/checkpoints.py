@@ -387,11 +387,12 @@ def _state_of_disk(error: BaseException, folder: Path) -> str:
         return "a folder that is not there any more, or cannot be made"
     disk = os.statvfs(folder)
     room = f"whose disk has {disk.f_bavail * disk.f_frsize / 2**20:.1f} MB left"
-    if disk.f_files and not disk.f_favail:
-        return f"{room}, but no inodes: it cannot hold another file, however small; delete some"
+    if disk.f_files and disk.f_favail < _FILES_OF_A_CHECKPOINT:
+        return f"{room}, but inodes for few more files: {disk.f_favail}; delete some"
     return f"{room}: make room there, or choose a smaller `save_total_limit`"
 
 
+_FILES_OF_A_CHECKPOINT = 50  # at most, as a rule
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _NO_WAY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 # torch's writer says "unexpected pos 576 vs 534" or "iostream error" when the disk is full, and nothing else.

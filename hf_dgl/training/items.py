@@ -20,7 +20,8 @@ from hf_dgl.method.traces import without_a_trace
 
 SHARE, MEAN = "share of the whole batch", "mean of the micro-batch"
 
-_TOLERANCE = 0.02  # relative; the two cases are a factor of 2 apart, and bf16 rounds to 0.4 %
+_TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative, of a loss in this precision; of others:
+_OTHERWISE = 1e-3
 
 
 def how_it_counts_everywhere(found: str | None, device: Any) -> str | None:
@@ -52,13 +53,14 @@ def how_it_counts(
         for factor in (1, 2):
             changed = {**options, "num_items_in_batch": options["num_items_in_batch"] * factor}
             result = compute(model, fresh(inputs), **changed)
-            losses.append(float(result[0] if isinstance(result, tuple) else result))
-    once, twice = losses
+            losses.append(result[0] if isinstance(result, tuple) else result)
+    once, twice = map(float, losses)
+    tolerance = _TOLERANCE.get(losses[0].dtype, _OTHERWISE) * abs(once)
     if not 0 < abs(once) < float("inf"):
         return None
-    if abs(twice - once) <= _TOLERANCE * abs(once):
+    if abs(twice - once) <= tolerance:
         return MEAN
-    if abs(2 * twice - once) <= _TOLERANCE * abs(once):
+    if abs(2 * twice - once) <= tolerance:
         return SHARE
     raise ValueError(
         f"With `num_items_in_batch` doubled, the loss goes from {once:.4g} to {twice:.4g}: a part of it is divided by "

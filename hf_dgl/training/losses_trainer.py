@@ -80,6 +80,7 @@ class LossesTrainer(BaselineTrainer):
     ) -> Any:
         """The total of `compute(model, inputs)` over all passes in training, and its outputs of the multimodal one."""
         options = dict(zip(("return_outputs", "num_items_in_batch"), args, strict=False)) | options
+        num_items = options.get("num_items_in_batch")
         factor = self._heed_items(compute, inputs, options)
         if not (self._plain_model.training and torch.is_grad_enabled()):
             return compute(model, inputs, **options)
@@ -98,7 +99,8 @@ class LossesTrainer(BaselineTrainer):
         losses = [result[0] if options.get("return_outputs") else result for result in results]
         if factor is not None:
             losses = [loss * factor for loss in losses]
-        total = self._total(replay, losses, inputs, labels, options.get("num_items_in_batch"))
+        heeded = options.get("num_items_in_batch") if factor is None else num_items
+        total = self._total(replay, losses, inputs, labels, heeded)
         return (total, results[0][1]) if options.get("return_outputs") else total
 
     def _total(

@@ -317,7 +317,8 @@ def per_modality(
         for name in modalities if modalities is not None else [key for key in outputs if key != "logits"]:
             if outputs.get(name) is None:
                 continue
-            rows = ~np.isnan(outputs[name].reshape(len(outputs[name]), -1)).any(axis=1)
+            predicted = _first(outputs[name])
+            rows = ~np.isnan(predicted.reshape(len(predicted), -1)).any(axis=1)
             if rows.any():
                 parts = (only_rows(part, rows) for part in (outputs[name], labels, inputs, losses))
                 alone = compute_metrics(EvalPrediction(*parts), **kwargs)

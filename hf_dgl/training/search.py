@@ -28,7 +28,7 @@ from typing import Any
 
 from transformers.trainer_utils import default_compute_objective
 
-from hf_dgl.install import require
+from hf_dgl.models.extras import require
 
 Range = tuple[float, float]
 

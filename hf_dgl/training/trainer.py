@@ -52,6 +52,11 @@ class DGLTrainer(EvaluatingTrainer):
 
     Every argument of `transformers.Trainer` means what it means there. With `method="joint"` it is a plain `Trainer`.
 
+    The loss may be computed in every way that a Trainer knows: by the model, with label smoothing, by
+    `compute_loss_func`, or by a subclass's `compute_loss`. The last is run once for each pass of a step, and the model
+    that it is given answers with the output of that pass; so it calls that model once, and reads nothing trainable
+    beside its output (else it is an error at the first step).
+
     Args:
         model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
         args: The method's settings are fields of it.
@@ -137,7 +142,7 @@ class DGLTrainer(EvaluatingTrainer):
         self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
         self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
-        self.add_callback(RememberExplained(lambda: self.explained))
+        self.add_callback(RememberExplained(lambda: self.explained, lambda: self._handle_in_use().has_passes))
 
     def _begin_with(self, model: nn.Module) -> None:
         """Attaches the method to a model that is not trained yet, and forgets what was seen of another."""
@@ -145,7 +150,7 @@ class DGLTrainer(EvaluatingTrainer):
         problem_type = getattr(getattr(model, "config", None), "problem_type", None)
         self._begin_baseline(self.disentangled, problem_type)
         self.explained = None
-        if problem_type is not None and (self.disentangled.has_passes or self._method.adaptive):
+        if problem_type is not None:
             config: Any = model.config
             width = getattr(config, "num_qa_labels", None) or getattr(config, "num_labels", None)  # the former: LXMERT
             mean, std = getattr(config, "label_mean", None), getattr(config, "label_std", None)

@@ -72,7 +72,7 @@ OUTSIDE = {
             *("Molmo2ForConditionalGeneration", "MuseSparkForConditionalGeneration"),
             *("Nemotron3_5TranscribeForConditionalGeneration", "NemotronH_Omni_Reasoning_V3", "NeoMMEForMaskedLM"),
             *("Ovis2Model", "Phi4MultimodalForCausalLM", "Step3p7ForConditionalGeneration"),
-            *("T5Gemma2ForConditionalGeneration", "T5Gemma2ForTokenClassification"),
+            "T5Gemma2ForTokenClassification",
             *("UnlimitedOcrForConditionalGeneration", "ViltForMaskedLM", "ViltForTokenClassification"),
             *("VisualBertForPreTraining", "VisualBertForRegionToPhraseAlignment"),
             "VoxtralRealtimeForConditionalGeneration",

@@ -30,7 +30,7 @@ OF_THE_FUSION = {
     "FlavaForSequenceClassification": r"_to_mm_projection\.",
     "BridgeTowerFor(ImageAndTextRetrieval|MaskedLM)": r"\.cross_modal_",
     "T5Gemma2ForSequenceClassification": r"\.decoder\.layers\.0\.(self_attn\.q_|pre_self_attn)",
-    "Blip2ForConditionalGeneration": r"\.embed_positions\.",  # read off the text's mask
+    "Blip2(ForConditionalGeneration|Model)": r"\.embed_positions\.",  # read off the text's mask
     "InstructBlipForConditionalGeneration": r"\.embed_positions\.|query_tokens|qformer\.(encoder|.*\.layernorm)",
     "LayoutLMv3ForSequenceClassification": r"\.rel_pos",
     "BlipFor.*-embeddings": r"\.encoder\.layer\.",
@@ -48,9 +48,14 @@ PLACES = (60, 61)  # tokens in whose place features are put
 def left_to_the_fusion(name, partition, modalities=None):
     """Parameters of the fusion that meet one modality only, and that nobody named."""
     model, table, batch = build(name, partition)
-    owners = resolve(model, modalities or table).owners
+    return left_over(model, modalities or table, batch, f"{name}-{partition}")
+
+
+def left_over(model, modalities, batch, name):
+    """As [`left_to_the_fusion`], of a model at hand."""
+    owners = resolve(model, modalities).owners
     group_of = {argument: group for group, found in group_inputs(batch).items() for argument in found}
-    named = [why for row, why in OF_THE_FUSION.items() if re.fullmatch(f"{row}(-.*)?", f"{name}-{partition}")]
+    named = [why for row, why in OF_THE_FUSION.items() if re.fullmatch(f"{row}(-.*)?", name)]
     found = []
     for parameter, inputs in observe(model, batch).met.items():
         met = {group_of[argument] for argument in inputs if argument in group_of}

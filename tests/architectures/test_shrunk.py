@@ -16,9 +16,15 @@ from torch import nn
 from hf_dgl.architectures.attach import disentangle
 from hf_dgl.architectures.lookup import ARCHITECTURES, modalities_of
 from tests.architectures.test_matrix import assert_exact, cast, path_matches, quietly_training
+from tests.architectures.test_partitions import left_over
 from tests.shrunk import SHRUNK, padded_left
 
-SAMPLE = ("Qwen2_5_VLForConditionalGeneration",)
+SAMPLE = (
+    "InternVLForConditionalGeneration",
+    "Qwen2_5OmniThinkerForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "VoxtralForConditionalGeneration",
+)
 FLOAT32 = ("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration")  # upstream casts inside the model
 EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNK]
 
@@ -33,6 +39,7 @@ def test_row(name: str, tmp_path: Any) -> None:
     assert (batch["attention_mask"][:, -1] == 0).any(), "no row of the batch is padded"
     assert_exact(quietly_training(model), modalities, batch, tolerance=exact)
     learns_and_leaks_nothing(model, modalities, padded_left(batch))
+    assert not left_over(model, modalities, batch, name), "met by one modality only, and yet fusion"
     exact_with_checkpointing(copy.deepcopy(model), modalities, batch, exact)
     exact_with_lora(copy.deepcopy(model), modalities, batch, exact)
     trains_for_two_steps(model, modalities, batch)

@@ -252,8 +252,8 @@ def test_a_full_disk_at_the_end(runs):
 @pytest.mark.parametrize(
     ("name", "words", "then"),
     [
-        ("inodes", "but no inodes: it cannot hold another file", "checkpoint-2, which is complete"),
-        ("sealed", "whose disk is mounted read-only", "there is no complete checkpoint yet"),
+        ("inodes", "but inodes for few more files:", "checkpoint-2, which is complete"),
+        ("sealed", "cannot be written (Read-only file system)", "Choose another: `--output_dir FOLDER`"),
         ("sealed_later", "whose disk is mounted read-only", "checkpoint-2, which is complete"),
         ("removed_in_a_save", "a folder that is not there any more", "there is no complete checkpoint yet"),
     ],

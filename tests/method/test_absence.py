@@ -6,6 +6,7 @@ from hf_dgl.method.absence import (
     closed,
     empty_text,
     first_token_only,
+    framed,
     image_tokens,
     in_turn,
     no_features,
@@ -90,3 +91,8 @@ def test_the_given_arguments_are_left_alone():
 def test_what_is_omitted_without_a_function():
     assert Modality(inputs=["a", "b"], encoder=["x"], absent="omit").without({"a": 1, "c": 2}) == {"c": 2}
     assert Modality(inputs=["a"], encoder=["x"]).without({"a": 1}) == {"a": 1}
+
+
+def test_what_stands_around_a_medium_goes_with_it():
+    ids = torch.tensor([[5, 8, 60, 60, 9, 6], [60, 9, 6, 8, 60, 9]])
+    assert framed(image_tokens(60))({"input_ids": ids}).long().tolist() == [[0, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 1]]

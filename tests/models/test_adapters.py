@@ -163,7 +163,7 @@ def test_words_of_a_command_line_are_typed() -> None:
 
 def test_without_peft_or_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
-    monkeypatch.setattr("hf_dgl.install.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("hf_dgl.models.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -c constraints.txt -e ".\[peft\]"'):
         check_settings({"r": 8})
     with pytest.raises(ValueError, match="load_in_4bit needs the package bitsandbytes, which is not installed"):
@@ -345,5 +345,5 @@ def test_from_the_command_line(
         (["--load_in_8bit"], "load_in_8bit needs the package bitsandbytes"),
     ]
     for words, message in mistakes:
-        assert main(["train", str(recipe), *words]) == 2
+        assert main(["train", str(recipe), "--overwrite_output_dir", *words]) == 2
         assert message in capsys.readouterr().err

@@ -66,16 +66,6 @@ def _granite() -> Any:
     return {"encoder_config": encoder}, batch
 
 
-@shrunk("Nemotron3_5TranscribeForConditionalGeneration")
-def _nemotron() -> Any:
-    return {"head_config": {"audio_hidden_size": 16}}, sounds(4, 2)
-
-
-@shrunk("VoxtralRealtimeForConditionalGeneration")
-def _realtime() -> Any:
-    return {}, sounds(4, 2)
-
-
 def omni(long: int, short: int, frames: int = FRAMES) -> dict[str, Any]:
     """Row 0: two pictures and a sound. Row 1: a picture and a shorter sound. Row 2: a video."""
     batch = {**seen(), **sounds(long, short, "feature_attention_mask", frames)}

@@ -50,8 +50,8 @@ def test_the_losses_are_torchs():
     torch.testing.assert_close(loss((logits[:4],), labels), expected)
 
 
-@pytest.mark.parametrize("method", ["dgl", "joint", "auxiliary"])
-@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+@pytest.mark.parametrize("problem_type", [SINGLE, pytest.param(MULTI, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["dgl", *(pytest.param(m, marks=pytest.mark.slow) for m in ("joint", "auxiliary"))])
 def test_however_a_batch_is_cut(tmp_path, problem_type, method):
     results = []
     for size, parts in ((8, 1), (4, 2), (2, 4)):

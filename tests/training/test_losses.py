@@ -6,7 +6,9 @@ weights have moved. The oracle takes the same loss of each pass by `torch.autogr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from hf_dgl.architectures import modalities_of
 from hf_dgl.method.adaptive import _LEAST_WEIGHT
 from hf_dgl.method.methods import BASELINES, METHODS
 from hf_dgl.method.modalities import resolve
+from hf_dgl.training.parallelism import leave_process_group
 from tests.oracle import max_difference, oracle
+from tests.processes import as_launched
 from tests.tiny import tiny_batch, tiny_model
 
 NAMES = ("image", "text")
@@ -144,7 +148,7 @@ def trainer_for(loss: str, method: str, parts: int, folder: Any) -> DGLTrainer:
     model.config.return_dict = as_dict
     if method == "g_blending":
         settings["eval_strategy"] = "epoch"
-    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     arguments = DGLTrainingArguments(
         str(folder), method=method, optim="sgd", learning_rate=1.0, max_grad_norm=0, lr_scheduler_type="constant",
         max_steps=1, per_device_train_batch_size=ROWS // parts // world, gradient_accumulation_steps=parts,
@@ -227,3 +231,22 @@ CELLS = [
 @pytest.mark.parametrize(("loss", "method", "cut"), CELLS)
 def test_the_gradients_are_the_oracles(loss, method, cut, tmp_path):
     check(loss, method, CUTS[cut], moved(trainer_for(loss, method, CUTS[cut], tmp_path)))
+
+
+def in_each_process(rank: int, folder: str) -> None:
+    """All cells, one after the other: starting the processes is what costs."""
+    for number, (loss, method) in enumerate(BETWEEN_PROCESSES):
+        actual = moved(trainer_for(loss, method, 1, f"{folder}/{number}"))
+        if rank == 0:
+            torch.save(actual, f"{folder}/{number}.pt")
+    leave_process_group()
+
+
+BETWEEN_PROCESSES = [(loss, method) for loss in LOSSES for method in ALL]
+
+
+@pytest.mark.slow
+def test_the_gradients_of_two_processes_are_the_oracles(tmp_path):
+    as_launched(in_each_process, str(tmp_path))
+    for number, (loss, method) in enumerate(BETWEEN_PROCESSES):
+        check(loss, method, 1, torch.load(Path(tmp_path, f"{number}.pt")), processes=2)

@@ -11,7 +11,6 @@ Ours may log more (`loss_image`, `eval_accuracy_image`), nothing else. The rows 
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -286,11 +285,8 @@ NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) fo
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch):
-    """Upstream collects garbage at each start, and we write a card into each checkpoint: most of a run's time here."""
+    """We write a card into each checkpoint: most of a run's time here."""
     monkeypatch.setattr(saving_trainer, "create_model_card", lambda *args, **kwargs: ModelCard("A card."))
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 # ---- a run, and what is seen of it ----

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from hf_dgl.analysis.comparison import run as module
 from hf_dgl.analysis.comparison.plan import plan
 from hf_dgl.analysis.comparison.result import Variant
 from hf_dgl.analysis.comparison.run import compare, environments, visible_devices
-from hf_dgl.cli import main
 from hf_dgl.data import CrossModalCollator
 from hf_dgl.recipe.finetune import finetune
 from hf_dgl.recipe.recipe import load_recipe, make_recipe
+from tests.processes import hf_dgl_in_a_process
 from tests.recipes import tiny_recipe
 
 
@@ -34,27 +33,24 @@ def write(folder: Path, *modalities: str, **values: Any) -> str:
     return str(path)
 
 
-def call_here(words: Any, out: Path, log: Path, *_: Any) -> None:
-    """`hf-dgl` in this process, which has its libraries loaded."""
-    with open(log, "a") as errors, open(out, "a" if out == log else "w") as output:
-        with redirect_stdout(output), redirect_stderr(errors):
-            code = main(words)
+def call_forked(words: Any, out: Path, log: Path, *_: Any) -> None:
+    """`hf-dgl` in a process that is forked from one with its libraries loaded."""
+    code = hf_dgl_in_a_process(words, out, log)
     if code:
         raise RuntimeError(f"{log.read_text()}\n(exit code {code}; all of it: {log})")
 
 
-@pytest.fixture(scope="module", params=["here", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["forked", pytest.param("processes", marks=pytest.mark.slow)])
 def real(request: Any, tmp_path_factory: Any) -> Any:
     """A comparison of real runs, one of which fails."""
     folder = tmp_path_factory.mktemp("real")
     arguments = (write(folder), ["joint", "dgl"], [0], folder / "out")
     told: list[Any] = []
-    sweeps = {"alpha": ["1", "-1"]}
+    sweeps = {"alpha": ["1", "video=1"]}  # what the model has is only known once it is built
     settings: dict[str, Any] = {"jobs": 2, "sweeps": sweeps, "contributions": True, "probes": True}
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "here":
-            patch.setattr(module, "_call", call_here)
-            settings["jobs"] = 1  # what is printed is the process's
+        if request.param == "forked":
+            patch.setattr(module, "_call", call_forked)
         comparison = compare(*arguments, **settings, progress=lambda *words: told.append(words))
     return arguments, settings, comparison, told
 
@@ -91,16 +87,16 @@ def test_every_run_is_gathered(real: Any) -> None:
         assert result.test == json.loads((Path(result.folder) / "metrics.json").read_text())["test"]
         assert result.seconds > 0
     assert told[0] == ("", 0, 3) and told[-1][1:] == (3, 3)
-    assert {name for name, _, _ in told[1:]} == {"joint-0", "dgl-alpha=1-0", "dgl-alpha=-1-0"}
+    assert {name for name, _, _ in told[1:]} == {"joint-0", "dgl-alpha=1-0", "dgl-alpha=video=1-0"}
     assert {"comparison.json", "comparison.md", "comparison.png"} <= set(os.listdir(folder))
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(real: Any) -> None:
     (_, _, _, folder), _, comparison, _ = real
     ((name, message),) = comparison.failures.items()
-    assert name == "dgl-alpha=-1-0"
-    assert "`alpha` must be 0 or more, got -1" in message and "exit code 2" in message and "run.log" in message
-    assert "`dgl-alpha=-1-0`:" in (folder / "comparison.md").read_text()
+    assert name == "dgl-alpha=video=1-0"
+    assert "`alpha` names an unknown modality 'video'" in message and "exit code 2" in message and "run.log" in message
+    assert "`dgl-alpha=video=1-0`:" in (folder / "comparison.md").read_text()
     assert json.loads((folder / "comparison.json").read_text())["failures"] == comparison.failures
 
 
@@ -133,7 +129,7 @@ def test_complete_runs_are_not_repeated(real: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(subprocess, "Popen", popen)
     again = compare(*arguments, **settings)
     assert again.results == comparison.results
-    assert len(started) == 1 and "-1" in started[0]  # the failed one is tried again
+    assert len(started) == 1 and "video=1" in " ".join(started[0])  # the failed one is tried again
 
 
 @pytest.mark.slow

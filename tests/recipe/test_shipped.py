@@ -1,13 +1,13 @@
-"""What comes along: recipes by name, and hints that fit the kind of install."""
+"""Recipes that come along, by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hf_dgl.install import add_extra, extras, find_recipe, require, shipped, shipped_recipes
+from hf_dgl.recipe import shipped
+from hf_dgl.recipe.shipped import find_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,23 +55,17 @@ def test_mistyped_recipes_are_told(name: str, message: str, tmp_path: Path, monk
     assert message in str(error.value)
 
 
-def test_where_git_makes_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_lie_beside_the_package_or_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hf_dgl").mkdir()
-    (tmp_path / "hf_dgl" / "recipes").write_text("../recipes")
     monkeypatch.setattr(shipped, "PACKAGE_FOLDER", tmp_path / "hf_dgl")
-    assert shipped.recipes_folder() == tmp_path / "recipes"
+    assert shipped.recipes_folder() == tmp_path / "recipes"  # a checkout
+    (tmp_path / "hf_dgl" / "recipes").mkdir()
+    assert shipped.recipes_folder() == tmp_path / "hf_dgl" / "recipes"  # a wheel
 
 
-def test_hints_fit_the_kind_of_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert add_extra("demo") == 'pip install -c constraints.txt -e ".[demo]"'
-    monkeypatch.chdir(tmp_path)
-    assert add_extra("demo") == f'pip install -c "{ROOT}/constraints.txt" -e "{ROOT}[demo]"'
-    monkeypatch.setattr(extras, "PACKAGE_FOLDER", tmp_path / "site-packages" / "hf_dgl")
-    assert add_extra("demo") == 'pip install "hf-dgl[demo]"'
-
-
-def test_missing_packages_are_named(monkeypatch: Any) -> None:
-    require("Tables", "demo", "json", "csv")
-    with pytest.raises(ValueError, match=r"Tables needs the packages nosuch_a, nosuch_b\. Type: pip install .*demo"):
-        require("Tables", "demo", "json", "nosuch_a", "nosuch_b")
+def test_every_package_is_in_the_wheel() -> None:
+    """They are listed by hand in pyproject.toml, since the recipes lie elsewhere."""
+    tomllib = pytest.importorskip("tomllib")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "hf_dgl").rglob("__init__.py")}
+    assert set(listed) == there | {"hf_dgl.recipes"}

@@ -1,6 +1,6 @@
 """The recipes that come along, by name: `quickstart/image_text` is `recipes/quickstart/image_text.yaml`.
 
-In a checkout they lie beside the package, to be browsed; `hf_dgl/recipes` is a link there. A wheel holds the files.
+In a checkout they lie beside the package, to be browsed; a wheel holds them inside. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import difflib
 import os
 from pathlib import Path
 
-from .extras import PACKAGE_FOLDER
-
+PACKAGE_FOLDER = Path(__file__).parents[1]
 _NO_RECIPES = ("accelerate", "results")  # configurations of `accelerate launch`; tables
 
 
 def recipes_folder() -> Path:
     """Where the recipes lie."""
     inside = PACKAGE_FOLDER / "recipes"
-    return inside if inside.is_dir() else PACKAGE_FOLDER.parent / "recipes"  # git on Windows may make no links
+    return inside if inside.is_dir() else PACKAGE_FOLDER.parent / "recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:
