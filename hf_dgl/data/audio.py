@@ -39,7 +39,7 @@ def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
 
     Returns:
         float32 `[N]`. Integers (also as floats) are scaled to [-1, 1] by their type; by their range where their type
-        says nothing: up to 2^15, 2^23 or 2^31; 0 to 255 is unsigned.
+        says nothing: up to 2^15, 2^23 or 2^31; 0 to 255, 65535 or 2^32 - 1 is unsigned.
 
     Raises:
         ValueError: the file is missing, not audio, cut short, longer than `MAX_SAMPLES`; no samples, or some that are
@@ -155,10 +155,9 @@ def _scaled_integers(array: np.ndarray, what: str) -> np.ndarray:
     if kind in (np.int8, np.int16):
         return array / -float(np.iinfo(kind).min)
     low, high = float(array.min()), float(array.max())
-    if kind == np.uint8 or low >= 0 and 128 <= high <= 255:
-        return array / 128.0 - 1.0
-    if kind == np.uint16:
-        return array / 2.0**15 - 1.0
+    for bits, unsigned in ((7, np.uint8), (15, np.uint16), (31, np.uint32)):
+        if kind == unsigned or low >= 0 and 2**bits <= high < 2 ** (bits + 1):
+            return array / 2.0**bits - 1.0
     for bits in (15, 23, 31):
         if max(-low, high) <= 2.0**bits:
             return array / 2.0**bits

@@ -152,7 +152,7 @@ def _kind_of_media(path: Path) -> str | None:
 
 
 def _roots_by_split(path: Path, kind: str) -> dict[str, Path]:
-    """Split -> its folder: `train`, `Test`; `training_set` (the class `train_station`?) only if all speak of splits."""
+    """Split -> its folder: `train`, `Test`; `training_set` (the class `train_station`?) if all speak of splits."""
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and next(_media_files(entry, kind), None)]
     splits = [_split_in(entry.name) for entry in folders]
     if "train" not in splits or None in splits:

@@ -116,17 +116,21 @@ def unlike_the_others(values: Sequence[Any]) -> dict[int, str]:
             wrong[place] = (
                 f"its label {_shown(value)} is {kind}, and those of other rows are {usual}, e.g. {_shown(example)}."
             )
-    return wrong or (_texts_among_measurements(values) if usual == TEXT else {})
+    return wrong or (_texts_among_measurements(values) if usual in (TEXT, LIST) else {})
 
 
 def _texts_among_measurements(values: Sequence[Any]) -> dict[int, str]:
-    numbers = [value for value in values if is_number(value)]
-    if len(set(numbers)) <= len(values) / 2 or not any("." in str(number) for number in numbers):
+    def are_numbers(value: Any) -> bool:
+        return bool(value) and all(map(is_number, value if isinstance(value, list) else [value]))
+
+    numbers = {str(value) for value in values if are_numbers(value)}
+    if len(numbers) <= len(values) / 2 or not any("." in number for number in numbers):
         return {}
+    example = next(value for value in values if are_numbers(value))
     return {
-        place: f"its label {_shown(value)} is no number, and most others are, e.g. {numbers[0]!r}."
+        place: f"its label {_shown(value)} is no number, and most others are, e.g. {_shown(example)}."
         for place, value in enumerate(values)
-        if value is not None and not is_number(value)
+        if value is not None and not are_numbers(value)
     }
 
 

@@ -207,6 +207,9 @@ def test_what_is_no_number_among_measurements_is_no_class():
     data = Dataset.from_dict({"label": [f"{i}.5" for i in range(20)] + ["N/A"]})
     with pytest.raises(ValueError, match="Row 20 of split 'train'.*'N/A' is no number.*e.g. '0.5'.*--on_error skip"):
         LabelSpec.from_dataset(data)
+    several = Dataset.from_dict({"label": [[f"{i}.5", "1"] for i in range(20)] + [["NA", "1"]]})
+    with pytest.raises(ValueError, match="Row 20 of split 'train'.*no number.*--on_error skip"):
+        LabelSpec.from_dataset(several)
     versions = Dataset.from_dict({"label": ["3.10", "3.11", "dev"] * 5})
     assert LabelSpec.from_dataset(versions).names == ("3.10", "3.11", "dev")
 
@@ -230,3 +233,21 @@ def test_labels_that_hardly_differ_are_warned_of(monkeypatch):
     monkeypatch.setattr("hf_dgl.data.labels.logger.warning", said.append)
     LabelSpec.from_dataset(Dataset.from_dict({"label": [1e-44, 2e-44]}))
     assert "multiply them first" in said[0]
+
+
+@pytest.mark.parametrize(
+    "labels, is_said",
+    [
+        (list(range(51_000, 51_040)), True),
+        ([f"{i}" for i in range(40)], True),
+        (["0.5", "1.5"] * 20 + ["N/A"], True),
+        ([0, 1] * 20, False),
+        (["a", "b", "1.5"] * 10, False),
+    ],
+)
+def test_numbers_that_are_taken_for_classes_are_told(labels, is_said, monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_dgl.data.problem_types.logger.warning", said.append)
+    spec = LabelSpec.from_dataset(Dataset.from_dict({"label": labels}))
+    assert spec.problem_type == "single_label_classification"
+    assert bool(said) == is_said and all("For a regression: `problem_type: regression`" in line for line in said)

@@ -150,6 +150,8 @@ SCALES = {
     "int32": (TONE * 2**31).astype(np.int32),
     "uint8": (TONE * 127 + 128).astype(np.uint8),
     "uint8 as a list": (TONE * 127 + 128).astype(np.uint8).tolist(),
+    "uint16 as a list": (TONE * 2**15 + 2**15).astype(np.uint16).tolist(),
+    "uint32": (TONE * 2**31 + 2**31).astype(np.uint32),
     "channels x samples": np.stack([TONE, TONE]),
     "samples x channels": np.stack([TONE, TONE], axis=1).tolist(),
     "samples x 1": TONE[:, None],
