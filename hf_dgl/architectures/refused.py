@@ -48,8 +48,9 @@ ROWS: dict[str, Architecture] = {
         "CLIPSegForImageSegmentation",
     ),
     **_refused(
-        "its pictures become codes by an argmin, which passes no gradient, and the codes are read from the words' table: "
-        "there is no image encoder to train. Use a class with a vision tower, e.g. Qwen2_5_VLForConditionalGeneration.",
+        "its pictures become codes by an argmin, which passes no gradient, and the codes are read from the words' "
+        "table: there is no image encoder to train. Use a class with a vision tower, e.g. "
+        "Qwen2_5_VLForConditionalGeneration.",
         "GlmImageForConditionalGeneration",
     ),
     **_refused(

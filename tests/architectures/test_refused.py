@@ -14,7 +14,7 @@ from hf_dgl.architectures.lookup import ARCHITECTURES, architecture_of, modaliti
 from hf_dgl.architectures.refused import ROWS
 from tests.architectures_tiny import TINY
 from tests.shrunk import SHRUNK
-from tests.shrunk.build import IMAGE, asked, shrunk_config
+from tests.shrunk.build import IMAGE, VOCAB, asked, shrunk_config
 from tests.shrunk.qwen_vl import MROPE
 
 MODEL_NAME = re.compile(r"\b[A-Z]\w*(?:For[A-Z]\w+|Model|Trainer)\b")
@@ -88,7 +88,8 @@ def test_choices_that_differ_in_their_text_score_alike_without_it():
 
 
 def glm_image():
-    sizes = {"vq_config": {"embed_dim": 8, "num_embeddings": 32, "latent_channels": 16}, "text_config": MROPE}
+    codes = {"embed_dim": 8, "num_embeddings": 32, "latent_channels": 16}
+    sizes = {"vq_config": codes, "text_config": {**MROPE, "vision_vocab_size": VOCAB}}
     kind = transformers.GlmImageForConditionalGeneration
     vision = {"patch_size": 4, "spatial_merge_size": 1, "image_size": 16}
     model = kind(shrunk_config(kind.config_class, {**sizes, "vision_config": vision}))

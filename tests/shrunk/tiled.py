@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .build import IMAGE, asked, kinds, shrunk
-from .pictures import SIZE, pictures
+from .pictures import SIZE
 
 TILED = (1, 0, 1)  # tiles of each picture
 
