@@ -54,8 +54,9 @@ class DGLTrainer(EvaluatingTrainer):
 
     The loss may be computed in every way that a Trainer knows: by the model, with label smoothing, by
     `compute_loss_func`, or by a subclass's `compute_loss`. The last is run once for each pass of a step, and the model
-    that it is given answers with the output of that pass; so it calls that model once, and reads nothing trainable
-    beside its output (else it is an error at the first step).
+    that it is given answers with the output of that pass; so it calls that model once, reads nothing trainable beside
+    its output, and changes what it keeps (a counter, a queue, sums of a metric) only `if self.current_pass ==
+    "multimodal"` (else it is an error at the first step).
 
     Args:
         model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
