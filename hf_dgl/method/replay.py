@@ -160,7 +160,7 @@ class Replay:
         self.passes = self._handle.passes or [Pass(MULTIMODAL, frozenset(), 1.0)]
         self.outputs = output if self._handle.passes else [output]
         # Read at once: whoever computes the loss may change what it is given.
-        self.predictions = [first_prediction(output) for output in self.outputs]
+        self.predictions = [_kept(first_prediction(output)) for output in self.outputs]
         self._nodes = [set(nodes_of(output)) for output in self.outputs] if self._examine else []
         self._after_the_call = RandomNumbers(self._handle.model)
         self._first_call = (args, kwargs) if self._examine else None
@@ -190,6 +190,12 @@ class Replay:
     def _versions(self) -> list[int]:
         """How often each tensor of the batch was written into."""
         return [tensor._version for tensor in _tensors(self._batch)] if self._examine else []
+
+
+def _kept(prediction: torch.Tensor | None) -> torch.Tensor | None:
+    """Also if it is written into (`logits.div_(temperature)`); only `[B, C]` is measured, other logits can be huge."""
+    is_measured = prediction is not None and prediction.dim() == 2
+    return prediction.detach().clone() if is_measured else prediction  # type: ignore[union-attr]
 
 
 def fresh(tree: Any) -> Any:

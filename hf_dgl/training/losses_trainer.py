@@ -49,6 +49,7 @@ class LossesTrainer(BaselineTrainer):
         self.explained: Explained | None = None
         self._terms = RunningMeans()  # since the last log
         self._replay: Replay | None = None  # while losses are computed
+        self._seen = False  # whether a step's losses came by here
         self._examined = False  # whether the runs of what computes the loss were compared
         self._counts: str | None = None  # how the loss counts, where that makes a difference
         self._not_finite: Tensor | None = None  # batches in a row, where a scaler skips them
@@ -86,6 +87,7 @@ class LossesTrainer(BaselineTrainer):
         factor = self._heed_items(compute, inputs, options)
         if not (self._plain_model.training and torch.is_grad_enabled()):
             return compute(model, inputs, **options)
+        self._seen = True
         handle, labels = self._handle_in_use(), self._labels_in(inputs)
         if self._method.adaptive:
             adapt(handle, self._explained_by(labels), self._factors)
@@ -134,6 +136,18 @@ class LossesTrainer(BaselineTrainer):
             self._not_finite = torch.where(total.detach().isfinite(), 0, before + 1)
         return total
 
+    def check_losses_were_seen(self) -> None:
+        """Whether a `training_step` of the user's own leaves out what the method makes of the losses.
+
+        Raises:
+            ValueError: it does.
+        """
+        if not self._seen and (self._method.adaptive or self.modulation is not None or self.blending is not None):
+            raise ValueError(
+                f"`method: {self.args.method}` weighs what it sees of the losses, and the Trainer's `training_step` "
+                "is overridden and computes the loss past it. Take `loss = self.compute_loss(model, inputs)` there."
+            )
+
     def _handle_in_use(self) -> Disentangled:
         """The handle of the model that is trained.
 
@@ -180,7 +194,7 @@ class LossesTrainer(BaselineTrainer):
     def _watch_what_a_loss_keeps(self) -> Callable[[], list[str]]:
         def now() -> dict[str, Any]:
             own = state_of(self, but=frozenset(["model", "model_wrapped"]))
-            func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # whose method it is, else itself
+            func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # of a method, its object
             loss = {f"compute_loss_func.{name}": value for name, value in state_of(func).items()}
             return {**own, **loss}
 

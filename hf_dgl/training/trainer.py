@@ -141,7 +141,7 @@ class DGLTrainer(EvaluatingTrainer):
         self.add_callback(LeaveInputsAlone())
         self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
-        self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
+        self.add_callback(CheckTheFirstBackward(lambda: self.disentangled, self.check_losses_were_seen))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(RememberExplained(lambda: self.explained, lambda: self._handle_in_use().has_passes))
 

@@ -177,6 +177,21 @@ def test_a_loss_function_that_changes_what_it_keeps_is_an_error(tmp_path):
             make(tmp_path, func=func).train()
 
 
+@pytest.mark.parametrize("method", ["adaptive_dgl", "ogm_ge", "g_blending"])
+def test_a_training_step_past_what_the_method_does_is_an_error(method, tmp_path):
+    """It would be `joint`, or fixed weights, without a word."""
+
+    class Past(DGLTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            model.train()
+            loss = model(**self._prepare_inputs(inputs)).loss
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    with pytest.raises(ValueError, match=f"`method: {method}` weighs .*Take `loss = self.compute_loss"):
+        make(tmp_path, Past, method=method, eval_strategy="epoch").train()
+
+
 # ---- what is taken ------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +308,27 @@ def test_what_is_explained_does_not_depend_on_the_loss(tmp_path):
         entry = logs(make(tmp_path, learning_rate=0.0, max_steps=1, **settings))[-1]
         found.append({key: value for key, value in entry.items() if key.startswith("explained_")})
     assert len(found[0]) == 3 and found.count(found[0]) == len(found)
+
+
+@pytest.mark.parametrize("method", ["dgl", "ogm_ge"])
+def test_what_is_explained_does_not_depend_on_logits_being_written_into(method, tmp_path):
+    def scaled(outputs, labels):
+        return cross_entropy(outputs.logits * 50, labels)
+
+    def in_place(outputs, labels):
+        return cross_entropy(outputs.logits.mul_(50), labels)
+
+    found = []
+    for loss in (scaled, in_place):
+
+        def compute(self, model, inputs, return_outputs=False, num_items_in_batch=None, loss=loss):
+            labels = inputs.pop("labels")
+            return loss(model(**inputs), labels)
+
+        trainer = make(tmp_path, overriding(compute), method=method, max_steps=2, learning_rate=0.01)
+        trainer.train()
+        found.append((weights(trainer), trainer.explained.state_dict()["running"]))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
 
 
 def test_terms_are_means_over_rows_in_uneven_batches(tmp_path):
