@@ -186,20 +186,18 @@ def _read_media(root: Path, kind: str) -> tuple[datasets.Dataset, list[str | Non
     if not files:
         raise ValueError(f"{str(root)!r} holds no {kind} files.")
     rows = datasets.Dataset.from_dict({kind: [str(file) for file in files]})
-    return rows, list(_class_folders(files))
+    if (file := _nested_file(files)) is not None:
+        raise ValueError(
+            f"{str(file)!r}: is its class {file.parent.parent.name!r} or {file.parent.name!r}? Put the files of each "
+            f"class into one folder, or write {root}/metadata.csv with the columns file_name,label."
+        )
+    return rows, [file.parent.name for file in files]
 
 
-def _class_folders(files: list[Path]) -> Iterator[str]:
-    """The folder of each file, where the first that differ are the last; `cat/2020/x.png` may be meant in two ways."""
-    above = Path(os.path.commonpath([file.parent for file in files]))
-    for file in files:
-        if len(file.parent.relative_to(above).parts) > 1:
-            inner = file.parent.relative_to(above)
-            raise ValueError(
-                f"{str(file)!r}: is its class {inner.parts[0]!r} or {inner.name!r}? Lay the files out as "
-                f"{above}/<class>/, or write {above}/metadata.csv with the columns file_name,label."
-            )
-        yield file.parent.name
+def _nested_file(files: list[Path]) -> Path | None:
+    """The first file below a folder that has others beside it: `cat/2020/x.png` may be meant in two ways."""
+    above = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    return next((file for file in files if len(file.parent.relative_to(above).parts) > 1), None)
 
 
 def _with_labels(
@@ -227,5 +225,6 @@ def _read_metadata(file: Path, kind: str) -> tuple[datasets.Dataset, list[str | 
     for column, name in named.items():
         paths = [None if is_missing(value) else str(root / value) for value in table[column][:]]
         table = replace_column(table, column, paths, datasets.Value("string"), new_name=name)
-    has_classes = LABEL_COLUMN not in table.column_names and any(folders)
+    there = [Path(value) for value in table[named[first]][:] if value is not None]
+    has_classes = LABEL_COLUMN not in table.column_names and any(folders) and _nested_file(there) is None
     return table, [name or None for name in folders] if has_classes else None

@@ -116,6 +116,10 @@ def test_folders_in_class_folders_are_no_classes(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
     with pytest.raises(ValueError, match="cat/back/0.png': is its class 'cat' or 'back'?"):
         load_data(str(tmp_path), modalities=["image"])
+    names = [f"{name}/0.png" for name in ("cat/front", "cat/back", "dog/front")]
+    Dataset.from_dict({"file_name": names, "kind": ["a", "b", "b"]}).to_csv(tmp_path / "metadata.csv")
+    with pytest.raises(ValueError, match="has no column 'label'"):
+        load_data(str(tmp_path), modalities=["image"])
 
 
 @pytest.mark.parametrize("has_splits", [False, True])
