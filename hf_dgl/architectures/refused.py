@@ -48,6 +48,17 @@ ROWS: dict[str, Architecture] = {
         "CLIPSegForImageSegmentation",
     ),
     **_refused(
+        "its pictures become codes by an argmin, which passes no gradient, and the codes are read from the words' "
+        "table: there is no image encoder to train. Use a class with a vision tower, e.g. "
+        "Qwen2_5_VLForConditionalGeneration.",
+        "GlmImageForConditionalGeneration",
+    ),
+    **_refused(
+        "each token of its text is added to one frame of the sound and is the answer that it predicts: neither goes "
+        "without the other. Use VoxtralForConditionalGeneration, which reads a prompt beside the sound.",
+        "VoxtralRealtimeForConditionalGeneration",
+    ),
+    **_refused(
         "it computes no loss (it raises on `labels`) and its modalities have no encoders but preprocessors. Use "
         "CrossModalForSequenceClassification.from_encoders with one encoder per modality.",
         "PerceiverForMultimodalAutoencoding",
@@ -108,6 +119,7 @@ ROWS: dict[str, Architecture] = {
             "UltraVBertModel": "UltraVBertForSequenceClassification",
             "MllamaModel": "MllamaForConditionalGeneration",
             "Florence2Model": "Florence2ForConditionalGeneration",
+            "Ovis2Model": "Ovis2ForConditionalGeneration",
             "GitModel": "GitForCausalLM",
             "Qwen2AudioModel": "Qwen2AudioForConditionalGeneration",
             "CrossModalModel": "hf_dgl.models.CrossModalForSequenceClassification",

@@ -40,10 +40,13 @@ INPUTS = {
             "pixel_values_images",
             "high_res_pixel_values",
         ),
+        *("pixel_values_local", "num_local_patches", "patches_grid", "image_grid_hw", "tile_fine_mask"),
+        *("image_token_pooling", "image_grids", "image_num_crops", "video_token_pooling", "video_grids"),
     ),
     "audio": (
         *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
-        *("padding_mask",),
+        *("padding_mask", "chunk_sample_lengths", "input_values", "input_values_mask"),
+        *("audio_input_ids", "audio_input_ids_mask"),
     ),
 }
 """The arguments that carry a modality, by any class's name for them. Videos go with the images: one encoder."""
@@ -57,6 +60,7 @@ _AROUND = {
         *("vision_start_token_id", "vision_end_token_id", "image_start_token_id", "image_end_token_id"),
         *("video_start_token_id", "video_end_token_id", "image_bos_token_id"),
         *("boi_token_id", "boi_token_index", "eoi_token_id", "eoi_token_index"),
+        *("low_res_image_start_token_id", "frame_start_token_id", "frame_end_token_id"),
     ),
     "audio": (
         *("audio_start_token_id", "audio_end_token_id", "audio_bos_token_id", "audio_eos_token_id"),

@@ -25,7 +25,9 @@ SAMPLE = (
     "Qwen2_5_VLForConditionalGeneration",
     "VoxtralForConditionalGeneration",
 )
-FLOAT32 = ("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration")  # upstream casts inside the model
+FLOAT32 = (  # upstream casts inside the model, or its experts know no float64
+    *("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration", "Dots3NoteForConditionalGeneration"),
+)
 EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNK]
 
 
