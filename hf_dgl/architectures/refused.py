@@ -48,6 +48,13 @@ ROWS: dict[str, Architecture] = {
         "CLIPSegForImageSegmentation",
     ),
     **_refused(
+        "its pictures become codes by an argmin, which passes no gradient, and the codes are read from the words' "
+        "table: there is no image encoder to train. Use a class with a vision tower, e.g. "
+        "Qwen2_5_VLForConditionalGeneration.",
+        "ChameleonForConditionalGeneration",
+        "Emu3ForConditionalGeneration",
+    ),
+    **_refused(
         "it computes no loss (it raises on `labels`) and its modalities have no encoders but preprocessors. Use "
         "CrossModalForSequenceClassification.from_encoders with one encoder per modality.",
         "PerceiverForMultimodalAutoencoding",

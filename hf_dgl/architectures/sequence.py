@@ -40,10 +40,11 @@ INPUTS = {
             "pixel_values_images",
             "high_res_pixel_values",
         ),
+        *("image_pixel_values", "image_attention_mask", "flattened_patches", "width", "height"),
     ),
     "audio": (
         *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
-        *("padding_mask",),
+        *("padding_mask", "audio_input_features", "audio_embed_sizes", "audio_attention_mask"),
     ),
 }
 """The arguments that carry a modality, by any class's name for them. Videos go with the images: one encoder."""
@@ -79,7 +80,8 @@ def places_of(config: Any, modality: str, around: bool = True) -> tuple[int, ...
         ValueError: the config names none.
     """
     names = [*_FEATURES[modality], *(_AROUND[modality] if around else ())]
-    tokens = [getattr(config, name, None) for name in names]
+    tower = getattr(config, {"image": "vision_config", "audio": "audio_config"}[modality], None)
+    tokens = [getattr(config, name, getattr(tower, name, None)) for name in names]  # Phi-4's are in its parts
     if all(token is None for token in tokens[: len(_FEATURES[modality])]):
         name = _FEATURES[modality][0]
         raise ValueError(
@@ -121,6 +123,8 @@ def among_text(
     prompted: bool = True,
     parameters: Sequence[str] = (),
     framing: bool = False,
+    places: Tokens | None = None,
+    demanded: Sequence[str] = (),
 ) -> Declare:
     """Features among the tokens of a text.
 
@@ -130,18 +134,20 @@ def among_text(
         prompted: Whether a part of the sequence is an answer, to be predicted token by token.
         parameters: Of the first modality's, those beside its encoder.
         framing: Whether a medium always stands between two tokens of its own, which the config does not name.
+        places: Where the features are put, if an argument of the call says it and not the config.
+        demanded: Modalities whose inputs the model does not go without: absent, their features are zeros, and closed.
     """
 
     def declare(config: Any) -> dict[str, Modality]:
-        media = {name: _tokens_of(config, name, framing) for name in encoders}
+        media = {name: places or _tokens_of(config, name, framing) for name in encoders}
         first = next(iter(encoders))
         found = {
             name: Modality(
                 inputs=INPUTS[name],
                 encoder=encoder,
                 parameters=parameters if name == first else (),
-                absent="omit",
-                hide=closed(media[name], omit=INPUTS[name]),
+                absent="zero" if name in demanded else "omit",
+                hide=closed(media[name], omit=() if name in demanded else INPUTS[name]),
             )
             for name, encoder in encoders.items()
         }
