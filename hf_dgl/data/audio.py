@@ -23,6 +23,7 @@ MAX_PEAK = 4.0
 """Loudest sample of audio in [-1, 1]: encoders of files overshoot by less, audio on another scale by far more."""
 
 _MAX_CHANNELS = 32
+_LOWEST_RATE = 200  # Hz; below are rates that were meant in kHz
 _BLOCK = 2**20  # samples that are read at once
 
 
@@ -38,7 +39,7 @@ def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
 
     Returns:
         float32 `[N]`. Integers (also as floats) are scaled to [-1, 1] by their type; by their range where their type
-        says nothing: up to 2^15, 2^23 or 2^31; 0 to 255 is unsigned.
+        says nothing: up to 2^15, 2^23 or 2^31; 0 to 255, 65535 or 2^32 - 1 is unsigned.
 
     Raises:
         ValueError: the file is missing, not audio, cut short, longer than `MAX_SAMPLES`; no samples, or some that are
@@ -93,12 +94,12 @@ def _read(value: Any, sampling_rate: int) -> tuple[np.ndarray, float]:
         return _channels_first(value), sampling_rate
     if isinstance(value, Mapping) and value.get("array") is not None:
         rate = value.get("sampling_rate")
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e7:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not _LOWEST_RATE <= rate < 1e7:
             raise ValueError(
                 f"the array comes with sampling_rate={rate!r}, expected its rate in Hz beside it: "
                 '{"array": [...], "sampling_rate": 16000}'
             )
-        return _channels_first(np.asarray(value["array"])), rate
+        return _channels_first(np.asarray(value["array"])), float(rate)
     if isinstance(value, (list, tuple)):
         raise ValueError(
             "it is a list, which does not say its rate. Give the rate in Hz beside it: "
@@ -154,10 +155,9 @@ def _scaled_integers(array: np.ndarray, what: str) -> np.ndarray:
     if kind in (np.int8, np.int16):
         return array / -float(np.iinfo(kind).min)
     low, high = float(array.min()), float(array.max())
-    if kind == np.uint8 or low >= 0 and 128 <= high <= 255:
-        return array / 128.0 - 1.0
-    if kind == np.uint16:
-        return array / 2.0**15 - 1.0
+    for bits, unsigned in ((7, np.uint8), (15, np.uint16), (31, np.uint32)):
+        if kind == unsigned or low >= 0 and 2**bits <= high < 2 ** (bits + 1):
+            return array / 2.0**bits - 1.0
     for bits in (15, 23, 31):
         if max(-low, high) <= 2.0**bits:
             return array / 2.0**bits
@@ -186,12 +186,17 @@ def _decode(file: str | io.BytesIO) -> tuple[np.ndarray, int]:
 
 
 def _is_cut(log: str) -> bool:
-    """Whether libsndfile, which reads what there is of a truncated wav, w64 or rf64, noted a larger size.
+    """Whether libsndfile, which reads what there is of a truncated wav, w64, rf64, aiff, au or voc, noted it.
 
     Sizes just below 2^31 and 2^32 are those of streams, whose writer could not go back to fill them in.
     """
     length = re.search(r"^Length : (\d+)", log, flags=re.MULTILINE)
-    claimed = [int(size) for size in re.findall(r"^\s*(?:data|Data size)\s*: (\d+)", log, flags=re.MULTILINE)]
+    names = "data|Data size|SSND"
+    claimed = [
+        int(size) for size in re.findall(rf"^\s*(?:{names})\s*: (\d+)", log, flags=re.MULTILINE | re.IGNORECASE)
+    ]
+    if "Seems to be a truncated file" in log:  # voc
+        return True
     return length is not None and any(
         int(length[1]) < size < 2**62 and not 0x7FFF0000 <= size < 2**32 for size in claimed
     )

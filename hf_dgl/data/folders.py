@@ -4,7 +4,7 @@
 |---|---|
 | `train.csv`, (`val.csv`,) `test.csv` (tsv, json, jsonl, parquet), media wherever their paths say | the tables |
 | one table of another name, whose paths lead to files | it, as `train` |
-| `[split/]class/x.png` (or `x.wav`) | `image` (`audio`), `label`: the class folder |
+| `[split/]class/x.png` (or `x.wav`) | `image` (`audio`), `label`: the class folder (no folders in it) |
 | `[split/]metadata.csv` (or jsonl, parquet) with a column `file_name` | `image` (`audio`), the other columns, and |
 | | `label`: the class folder, where the table has no such column |
 
@@ -14,6 +14,7 @@ for metadata, and need torchcodec for audio.)
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,8 +63,7 @@ def read_folder(path: Path, streaming: bool = False) -> dict[str, Source] | None
         return {"train": _read_all(tables, streaming)}
     if kind is None:
         return None
-    parts = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in _SPLIT_OF_WORD]
-    roots = {_SPLIT_OF_WORD[entry.name]: entry for entry in parts} or {"train": path}
+    roots = _roots_by_split(path, kind) or {"train": path}
     found = {split: _read_media(root.resolve(), kind) for split, root in roots.items()}
     folders = {name for rows, labels in found.values() if labels for name in labels if name is not None}
     classes = datasets.ClassLabel(names=sorted(folders))
@@ -75,7 +75,7 @@ def read_folder(path: Path, streaming: bool = False) -> dict[str, Source] | None
 
 def _tables_of(path: Path) -> list[Path]:
     """The folder's tables; if it has none, those in its folder `data` (as in clones from the Hub), or by split."""
-    by_split = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name in _SPLIT_OF_WORD]
+    by_split = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name.lower() in _SPLIT_OF_WORD]
     for folders in ([path], [path / "data"], by_split):
         if found := [file for folder in folders for file in _tables_in(folder)]:
             return found
@@ -97,12 +97,16 @@ def _by_split(path: Path, tables: list[Path]) -> dict[str, list[Path]]:
     """Split -> its files, where one is of the training split: `train.csv`, `my-train-00-of-02.csv`, `train/x.csv`."""
     found: dict[str, list[Path]] = {}
     for file in tables:
-        words = [] if file.parent == path else [file.parent.name]
-        words += re.split(r"[^a-z]+", file.stem.lower())
-        split = next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
+        split = _split_in(file.stem if file.parent == path else f"{file.parent.name} {file.stem}")
         if split is not None:
             found.setdefault(split, []).append(file)
     return found if "train" in found else {}
+
+
+def _split_in(name: str) -> str | None:
+    """Which split a name speaks of: `my-train-00`, `Training_Set`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), None)
 
 
 def _say_what_is_left(path: Path, tables: list[Path], named: dict[str, list[Path]]) -> None:
@@ -147,6 +151,18 @@ def _kind_of_media(path: Path) -> str | None:
     return max(counts, key=counts.__getitem__) if any(counts.values()) else None
 
 
+def _roots_by_split(path: Path, kind: str) -> dict[str, Path]:
+    """Split -> its folder: `train`, `Test`; `training_set` (the class `train_station`?) if all speak of splits."""
+    folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and next(_media_files(entry, kind), None)]
+    splits = [_split_in(entry.name) for entry in folders]
+    if "train" not in splits or None in splits:
+        folders = [entry for entry in folders if entry.name.lower() in _SPLIT_OF_WORD]
+        splits = [_split_in(entry.name) for entry in folders]
+    if len(set(splits)) < len(splits):
+        raise ValueError(f"{str(path)!r} has several folders for one split: {[entry.name for entry in folders]}.")
+    return {split: entry for split, entry in zip(splits, folders, strict=True) if split is not None}
+
+
 def _media_files(path: Path, kind: str) -> Iterator[Path]:
     return (
         file
@@ -170,7 +186,18 @@ def _read_media(root: Path, kind: str) -> tuple[datasets.Dataset, list[str | Non
     if not files:
         raise ValueError(f"{str(root)!r} holds no {kind} files.")
     rows = datasets.Dataset.from_dict({kind: [str(file) for file in files]})
+    if (file := _nested_file(files)) is not None:
+        raise ValueError(
+            f"{str(file)!r}: is its class {file.parent.parent.name!r} or {file.parent.name!r}? Put the files of each "
+            f"class into one folder, or write {root}/metadata.csv with the columns file_name,label."
+        )
     return rows, [file.parent.name for file in files]
+
+
+def _nested_file(files: list[Path]) -> Path | None:
+    """The first file below a folder that has others beside it: `cat/2020/x.png` may be meant in two ways."""
+    above = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    return next((file for file in files if len(file.parent.relative_to(above).parts) > 1), None)
 
 
 def _with_labels(
@@ -198,5 +225,6 @@ def _read_metadata(file: Path, kind: str) -> tuple[datasets.Dataset, list[str | 
     for column, name in named.items():
         paths = [None if is_missing(value) else str(root / value) for value in table[column][:]]
         table = replace_column(table, column, paths, datasets.Value("string"), new_name=name)
-    has_classes = LABEL_COLUMN not in table.column_names and any(folders)
+    there = [Path(value) for value in table[named[first]][:] if value is not None]
+    has_classes = LABEL_COLUMN not in table.column_names and any(folders) and _nested_file(there) is None
     return table, [name or None for name in folders] if has_classes else None

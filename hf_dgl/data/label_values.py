@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -17,6 +18,7 @@ from .columns import is_missing
 
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")  # no leading zeros: "007" is a name
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")  # float() takes "nan" and "1_000", too
+FLOAT32 = np.finfo(np.float32)
 TEXT, NUMBER, TRUTH, LIST = "a text", "a number", "true or false", "a list"
 
 
@@ -33,6 +35,8 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         value = value.tolist()
+    if isinstance(value, Decimal):  # from data bases, in parquet
+        value = int(value) if value.as_tuple().exponent == 0 else float(value)
     if isinstance(value, (list, tuple)):
         entries = [plain(entry) for entry in value]
         return None if None in entries else entries
@@ -55,13 +59,15 @@ def finite_float(value: Any) -> float:
     """A label as a number.
 
     Raises:
-        ValueError: it is none, or NaN or infinite.
+        ValueError: it is none, NaN or infinite, or beyond float32, in which models compute.
     """
     if not is_number(value) and not isinstance(value, bool):
         raise ValueError(f"expected a number (regression), got {value!r}.")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"expected a finite number (regression), got {number}.")
+    if abs(number) > float(FLOAT32.max):
+        raise ValueError(f"expected a number below {FLOAT32.max:.2g} (regression), got {number}. Divide the labels.")
     return number
 
 
@@ -88,7 +94,8 @@ def kind_of(value: Any) -> str | None:
 def unlike_the_others(values: Sequence[Any]) -> dict[int, str]:
     """Labels of another kind than most of the column's: place -> what is wrong with it. Missing ones do not count.
 
-    Numbers among texts that are numbers, too, are fine: ids are quoted here and not there.
+    Numbers among texts that are numbers, too, are fine: ids are quoted here and not there. Where most labels are
+    different numbers with a fraction (prices), texts that are none ("N/A") are unlike them, and not classes.
 
     Example:
         >>> unlike_the_others(["cat", "dog", 3])
@@ -109,7 +116,22 @@ def unlike_the_others(values: Sequence[Any]) -> dict[int, str]:
             wrong[place] = (
                 f"its label {_shown(value)} is {kind}, and those of other rows are {usual}, e.g. {_shown(example)}."
             )
-    return wrong
+    return wrong or (_texts_among_measurements(values) if usual in (TEXT, LIST) else {})
+
+
+def _texts_among_measurements(values: Sequence[Any]) -> dict[int, str]:
+    def are_numbers(value: Any) -> bool:
+        return bool(value) and all(map(is_number, value if isinstance(value, list) else [value]))
+
+    numbers = {str(value) for value in values if are_numbers(value)}
+    if len(numbers) <= len(values) / 2 or not any("." in number for number in numbers):
+        return {}
+    example = next(value for value in values if are_numbers(value))
+    return {
+        place: f"its label {_shown(value)} is no number, and most others are, e.g. {_shown(example)}."
+        for place, value in enumerate(values)
+        if value is not None and not are_numbers(value)
+    }
 
 
 def no_label(value: Any) -> str:

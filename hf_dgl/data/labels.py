@@ -14,7 +14,17 @@ from transformers.utils import logging
 from hf_dgl.method.modalities import did_you_mean
 
 from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column, row_name
-from .label_values import finite_float, integer_name, is_integer, kind_of, named, no_label, plain, unlike_the_others
+from .label_values import (
+    FLOAT32,
+    finite_float,
+    integer_name,
+    is_integer,
+    kind_of,
+    named,
+    no_label,
+    plain,
+    unlike_the_others,
+)
 from .problem_types import (
     PROBLEM_TYPES,
     REGRESSION,
@@ -173,7 +183,7 @@ class LabelSpec:
         cls(problem_type, (column,))  # refuses an unknown problem_type
         check_fits(problem_type, guessed, values, column)
         if problem_type == REGRESSION:
-            return _quantities(cls, values, column, class_names, isinstance(dataset, datasets.IterableDataset))
+            return _quantities(cls, dataset, values, column, class_names)
         if class_names is not None:
             names = checked_names(class_names, feature)
         elif isinstance(dataset, datasets.IterableDataset) and not is_class_label(feature):
@@ -183,6 +193,8 @@ class LabelSpec:
             )
         else:
             names = names_of_classes(feature, values)
+        if not names:
+            raise ValueError(f"No row of the training split has a label in its list (column {column!r}).")
         if problem_type == SINGLE_LABEL and len(names) < 2:
             raise ValueError(
                 f"All labels of the training split are {names[0]!r}; at least 2 classes are needed. Is {column!r} the "
@@ -369,7 +381,7 @@ def first_label(stream: datasets.IterableDataset, column: str = LABEL_COLUMN) ->
 
 
 def _quantities(
-    cls: type[LabelSpec], values: Sequence[Any], column: str, names: Sequence[str] | None, is_stream: bool
+    cls: type[LabelSpec], dataset: Any, values: Sequence[Any], column: str, names: Sequence[str] | None
 ) -> LabelSpec:
     """What a regression predicts, with mean and standard deviation (of a stream they are not known yet)."""
     rows = [value if isinstance(value, list) else [value] for value in values]
@@ -378,12 +390,21 @@ def _quantities(
     count = lengths.pop()
     if names is None or len(names) != count:
         names = (column,) if count == 1 else tuple(f"{column}_{index}" for index in range(count))
-    if is_stream:
+    if isinstance(dataset, datasets.IterableDataset):
         return cls(REGRESSION, tuple(names))
-    table = np.asarray([[finite_float(entry) for entry in row] for row in rows], dtype=np.float64)
+    table = np.empty((len(rows), count))
+    for index, row in enumerate(rows):
+        try:
+            table[index] = [finite_float(entry) for entry in row]
+        except ValueError as error:
+            raise ValueError(f"{row_name(dataset, index, 'train')}, column {column!r}: {error}") from error
     mean, std = table.mean(axis=0), table.std(axis=0)
     std = np.where(std > 0, std, 1.0)  # a constant: nothing to scale
-    if (std < 1e-5 * np.abs(mean)).any():
+    if (std < 10 * FLOAT32.tiny).any():
+        logger.warning(
+            f"The labels vary by {std.min():.3g}, which is too little to compute with: multiply them first."
+        )
+    elif (std < 1e-5 * np.abs(mean)).any():
         logger.warning(
             f"The labels vary by {std.min():.3g} around {mean[std.argmin()]:.6g}, and models compute with about 7 "
             "digits: subtract a constant from them first."

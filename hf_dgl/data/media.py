@@ -57,7 +57,7 @@ def load_image(value: Any, background: str = WHITE) -> Image.Image:
 
     Args:
         value: PIL image, path, encoded bytes, `{"path": ..., "bytes": ...}` (an undecoded `datasets.Image`), or a
-            uint8 array `[H, W]`, `[H, W, 3]` or (with alpha) `[H, W, 4]`.
+            array of 0 to 255, `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or (with alpha) `[H, W, 4]`.
         background: colour behind transparent pixels, as Pillow knows colours: `white`, `#808080`.
 
     Returns:
@@ -111,9 +111,7 @@ def _only_one(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     if value and all(isinstance(entry, (list, tuple, int)) for entry in value):
-        pixels = np.asarray(value)
-        fits = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
-        return pixels.astype(np.uint8) if fits else pixels
+        return np.asarray(value)
     if len(value) == 1:
         return value[0]
     raise UnreadableMedia(
@@ -127,9 +125,19 @@ def _open(value: Any) -> Image.Image:
     if isinstance(value, Image.Image):
         return value
     if isinstance(value, np.ndarray):
-        return Image.fromarray(value)
+        return Image.fromarray(_pixels(value))
     Image.init()
     return Image.open(file_of(value), formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
+
+
+def _pixels(array: np.ndarray) -> np.ndarray:
+    """`[H, W]`, or with channels last; int64, as which lists come, as uint8 where it fits."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or not array.size:
+        raise ValueError(f"expected pixels [H, W], [H, W, 3] or [H, W, 4], got an array of shape {list(array.shape)}")
+    fits = array.dtype == np.int64 and array.min() >= 0 and array.max() <= 255
+    return array.astype(np.uint8) if fits else array
 
 
 # ------------------------------------------------------------------------------------------------- files of any kind

@@ -41,7 +41,23 @@ def guess_problem_type(values: Sequence[Any], quietly: bool = False) -> str:
                     "regression. If they name classes: `problem_type: single_label_classification`."
                 )
             return REGRESSION
+    if not quietly:
+        _warn_of_numbers(values)
     return SINGLE_LABEL
+
+
+def _warn_of_numbers(values: Sequence[Any]) -> None:
+    """Says that numbers are taken for classes where it may not be meant."""
+    texts = [value for value in values if not is_number(value)]
+    numbers = {str(value) for value in values if is_number(value)}
+    if len(texts) >= len(values) / 2:
+        return
+    if len(numbers) > max(10, len(values) / 2) or texts and any("." in number for number in numbers):
+        but = f"All but {len(texts)} (e.g. {texts[0]!r}) of the" if texts else "The"
+        logger.warning(
+            f"{but} labels are numbers, {len(numbers):,} different ones in {len(values):,} rows: they are taken for "
+            f"classes. For a regression: `problem_type: regression`{', without such rows' if texts else ''}."
+        )
 
 
 def _looks_like_a_code(text: str) -> bool:

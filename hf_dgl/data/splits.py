@@ -155,9 +155,10 @@ def limit_rows(dataset: datasets.Dataset, max_samples: int | None, seed: int) ->
 
 
 def _strata(dataset: datasets.Dataset) -> list[Hashable]:
-    """The label of each row as something to group by; one group for continuous labels."""
+    """The label of each row as something to group by; one group for continuous labels, and where most occur once."""
     values = [plain(value) for value in dataset.select_columns(LABEL_COLUMN)[LABEL_COLUMN][:]]
     known = [value for value in values if value is not None and kind_of(value) is not None]
     if known and not unlike_the_others(values) and guess_problem_type(known, quietly=True) == REGRESSION:
         return [0] * len(values)
-    return [tuple(value) if isinstance(value, list) else str(value) for value in values]
+    keys: list[Hashable] = [tuple(value) if isinstance(value, list) else str(value) for value in values]
+    return keys if len(set(keys)) <= len(keys) / 2 else [0] * len(keys)  # integers to be predicted, say

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -24,6 +25,7 @@ from hf_dgl.method.modalities import did_you_mean
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _CHUNK = 1000  # rows that become Arrow at once
 _PEEK = 1000  # rows of a stream that show its columns
+_HALF = re.compile("[\ud800-\udfff]")  # what JSON can escape and UTF-8 cannot hold
 
 
 def read_table(path: str | Path, streaming: bool = False) -> Any:
@@ -71,7 +73,8 @@ def read_table(path: str | Path, streaming: bool = False) -> Any:
         columns = tuple(dict.fromkeys(name for row in first for name in row))
         # without types: those that the first rows suggest would be forced upon the others
         return datasets.IterableDataset.from_generator(_stream, gen_kwargs={"path": path, "columns": columns})
-    return table_of(rows(path))
+    with _named_errors(path):
+        return table_of(rows(path))
 
 
 def _read_parquet(path: Path, streaming: bool) -> Any:
@@ -126,7 +129,8 @@ def _delimiter(path: Path) -> str:
         return "\t"
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         header = file.readline()
-    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+    bare = re.sub(r'"[^"]*("|$)', "", header)  # without what is quoted
+    return next((mark for mark in (",", ";", "\t") if mark in bare), ",")
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -158,8 +162,8 @@ def _json_file_rows(path: Path) -> Iterator[dict[str, Any]]:
         elif isinstance(content, dict) and content and all(isinstance(value, list) for value in content.values()):
             if len(lengths := {len(value) for value in content.values()}) > 1:
                 raise ValueError(f"its lists, one per column, differ in length: {sorted(lengths)}.")
-            for values in zip(*content.values(), strict=True):
-                yield _checked_row(dict(zip(content, values, strict=True)), "")
+            for number, values in enumerate(zip(*content.values(), strict=True)):
+                yield _checked_row(dict(zip(content, values, strict=True)), f"row {number}")
         else:
             yield _checked_row(content, "its content")
 
@@ -167,6 +171,11 @@ def _json_file_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _checked_row(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f'{where}: expected an object ({{"column": value, ...}}), got {type(row).__name__}.')
+    for name, value in row.items():
+        if isinstance(value, str) and (half := _HALF.search(value)):
+            raise ValueError(f"{where}, column {name!r}: {half[0]!r} is half a character.")
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            raise ValueError(f"{where}, column {name!r}: {value} has more than 64 bits. Quote it, if it is a name.")
     return {name: None if value != value else value for name, value in row.items()}  # NaN: pandas' missing value
 
 
@@ -193,6 +202,8 @@ class _named_errors:
                 f"Cannot read {str(self.path)!r}: it is not UTF-8 ({error.reason} at byte {error.start}: "
                 f"{error.object[error.start : error.start + 1]!r}). Save it as UTF-8."
             ) from error
+        if isinstance(error, RecursionError):
+            raise ValueError(f"Cannot read {str(self.path)!r}: lists in lists, deeper than anyone reads.") from error
         if isinstance(error, ValueError) and not str(error).startswith("Cannot read"):
             raise ValueError(f"Cannot read {str(self.path)!r}: {error}") from error
 

@@ -33,7 +33,8 @@ from hf_dgl.reports.result_tables import Table, plain_metrics, results_table
 from hf_dgl.reports.training_report import write_report
 from hf_dgl.training.answer_metrics import score_answers
 from hf_dgl.training.arguments import DGLTrainingArguments
-from hf_dgl.training.checkpoints import explaining_a_full_disk, newest_complete
+from hf_dgl.training.checkpoints import newest_complete
+from hf_dgl.training.disk import explaining_a_full_disk
 from hf_dgl.training.trainer import DGLTrainer
 
 from .assembly import assemble, parts_to_score, writes_text

@@ -21,31 +21,24 @@ import dataclasses
 import functools
 import json
 import os
-import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
 
 from hf_dgl.hub.tokens import redacted
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.training.arguments import DGLTrainingArguments
-from hf_dgl.training.ranges import Range
 
 from .arguments import MODALITY_WORDS, WITHOUT_FILE, DataArguments, ModelArguments
+from .parser import HINTS, OWNERS, build_parser, members_of
 from .safe_yaml import parse_yaml, read_yaml
 from .shipped import find_recipe
 from .unimodal import with_one_modality
 
-_OWNERS: list[Any] = [ModelArguments, DataArguments, DGLTrainingArguments]
-_HINTS: dict[str, Any] = {
-    f.name: get_type_hints(owner)[f.name] for owner in _OWNERS for f in dataclasses.fields(owner) if f.init
-}
-"""Every key that a recipe may hold, with its type."""
-KEYS = frozenset(_HINTS)
+KEYS = frozenset(HINTS)
 
 
 @dataclass
@@ -143,66 +136,11 @@ def _build(values: dict[str, Any], name: str, needs_model: bool = True) -> Recip
     if "LOCAL_RANK" not in os.environ:  # one process, which upstream would take for one of several (`hf-dgl evaluate`)
         used.pop("ddp_backend", None)
     model, data, training = (
-        owner(**{f.name: used[f.name] for f in dataclasses.fields(owner) if f.name in used}) for owner in _OWNERS
+        owner(**{f.name: used[f.name] for f in dataclasses.fields(owner) if f.name in used}) for owner in OWNERS
     )
     if needs_model:
         model.check_named()
     return Recipe(model=model, data=data, training=training, values=values)
-
-
-def build_parser(
-    prog: str = "hf-dgl train", only: Collection[str] | None = None, exit_on_error: bool = True
-) -> argparse.ArgumentParser:
-    """The parser behind `hf-dgl train --help`: keys (all, or `only` these) by method, model, data, Trainer."""
-    shown = _HINTS if only is None else only
-    method = [f.name for f in dataclasses.fields(DGLTrainingArguments)]
-    upstream = {f.name for f in dataclasses.fields(TrainingArguments)}
-    groups: list[Any] = [
-        _group("the method", DGLTrainingArguments, shown, without=upstream),
-        _group("the model", ModelArguments, shown),
-        _group("the data", DataArguments, shown),
-        _group("the Trainer (transformers.TrainingArguments)", DGLTrainingArguments, shown, set(method) - upstream),
-    ]
-    return HfArgumentParser(
-        groups,
-        prog=prog,
-        usage="%(prog)s RECIPE [--key value | --key=value | --flag | --key name=value name=value] ...\n"
-        "       %(prog)s --data my.csv --image COLUMN --text COLUMN --label COLUMN --encoders image=... text=... ...",
-        description="Fine-tune as a recipe says. Every key below can stand in the recipe (`key: value`) or on the "
-        "command line, which wins. --data is short for --dataset_name, --image COLUMN (text, audio, any modality) and "
-        "--label COLUMN for entries of --column_mapping. The recipe may be left out; what is then not given is as "
-        "listed below, except for: " + " ".join(f"--{key} {value}" for key, value in WITHOUT_FILE.items()) + ".",
-        exit_on_error=exit_on_error,
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-    )
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except for None: what happens then is what the help says."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def _group(title: str, owner: Any, shown: Collection[str], without: Collection[str] = ()) -> type:
-    """A dataclass of some of `owner`'s fields: upstream's parser shows one group of options per dataclass."""
-    members = [
-        (
-            f.name,
-            str if {float, dict} <= _members(f.name) else _HINTS[f.name],  # upstream's parser knows no such unions
-            field(default=f.default, default_factory=f.default_factory, metadata=_with_range(owner, f)),
-        )
-        for f in dataclasses.fields(owner)
-        if f.init and f.name in shown and f.name not in without
-    ]
-    return dataclasses.make_dataclass(title, members, namespace={"_argument_group_name": title})
-
-
-def _with_range(owner: Any, member: Any) -> dict[str, Any]:
-    """A field's metadata, whose help tells its range, too."""
-    notation, known = owner.RANGES.get(member.name), dict(member.metadata)
-    return known if notation is None else {**known, "help": f"{known.get('help', '')} ({Range.of(notation)})"}
 
 
 def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -249,7 +187,7 @@ def read_overrides(words: Sequence[str], modalities: Sequence[str] = ()) -> dict
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             key = name.replace("-", "_")
-            if key.startswith("no_") and key not in _HINTS and _HINTS.get(key[3:]) in (bool, bool | None):
+            if key.startswith("no_") and key not in HINTS and HINTS.get(key[3:]) in (bool, bool | None):
                 key, equals, value = key[3:], "=", "false"  # upstream's spelling of switching a default off
             found[key] = [value] if equals else []
         elif key is None:
@@ -257,7 +195,7 @@ def read_overrides(words: Sequence[str], modalities: Sequence[str] = ()) -> dict
         else:
             found[key].append(word)
     encoders = [word.partition("=")[0] for word in found.get("encoders", [])]
-    short = {*modalities, *encoders, *MODALITY_WORDS, "label"} - set(_HINTS)
+    short = {*modalities, *encoders, *MODALITY_WORDS, "label"} - set(HINTS)
     found = _without_short_forms(found, short)
     _check_keys(found, "the command line", sorted(short))
     return found
@@ -288,8 +226,8 @@ def _without_short_forms(found: Mapping[str, list[str]], columns: set[str]) -> d
 
 def _check_keys(keys: Iterable[str], where: str, short_forms: Sequence[str] = ()) -> None:
     for key in keys:
-        if key not in _HINTS:
-            near = did_you_mean(str(key), [*_HINTS, *short_forms])
+        if key not in HINTS:
+            near = did_you_mean(str(key), [*HINTS, *short_forms])
             columns = f" Columns are named by {', '.join(f'--{name}' for name in short_forms)}." if short_forms else ""
             raise ValueError(f"Unknown key {key!r} in {where}{near} `hf-dgl train --help` lists them all.{columns}")
 
@@ -297,10 +235,10 @@ def _check_keys(keys: Iterable[str], where: str, short_forms: Sequence[str] = ()
 def _from_words(key: str, words: list[str]) -> Any:
     """What a recipe would hold for these words of the command line."""
     if not words:
-        if _action(key).nargs != "?" and bool not in _members(key) and key != "resume_from_checkpoint":
+        if _action(key).nargs != "?" and bool not in members_of(key) and key != "resume_from_checkpoint":
             raise _wrong_type(key, "nothing")
         return True
-    members = _members(key)
+    members = members_of(key)
     if words == ["null"] and type(None) in members:
         return None
     if dict in members and all("=" in word and not word.startswith("{") for word in words):
@@ -320,7 +258,7 @@ def _maybe_nested(key: str, word: str) -> Any:
 
 def _typed(key: str, value: Any) -> Any:
     """`value` in the type of field `key`: YAML reads `1e-4` as text and `no` as False, a shell gives only text."""
-    members = _members(key)
+    members = members_of(key)
     if value is None and type(None) in members:
         return None
     if value is True and _action(key).nargs == "?":
@@ -369,13 +307,6 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _members(key: str) -> set[Any]:
-    """`float | dict[str, float] | None` -> {float, dict, NoneType}."""
-    hint = _HINTS[key]
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return {get_origin(option) or option for option in options}
-
-
 def _wrong_type(key: str, value: Any) -> ValueError:
     if key.endswith("token"):
         return ValueError(f"{key}: expected a text, got a {type(value).__name__} (which is not shown: it is secret).")
@@ -385,7 +316,7 @@ def _wrong_type(key: str, value: Any) -> ValueError:
             f"{key}: expected one of {choices}, got {redacted(repr(value))}{did_you_mean(str(value), choices)}"
         )
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", list: "a list"}
-    members = _members(key)
+    members = members_of(key)
     expected = " or ".join(
         text for kind, text in names.items() if kind in members and not (kind is str and dict in members)
     )

@@ -8,7 +8,6 @@ as good).
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import os
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -40,7 +39,7 @@ _STATE_OF_RUN = {  # the pattern of a file that every checkpoint has which was n
 }
 _CONFIGS = ("config.json", "adapter_config.json")
 
-_DRAFT = "_saving"
+DRAFT = "_saving"
 """Folder for files on their way; `push_to_hub` leaves out names that begin with `_`."""
 
 _AMENDED = "_amended"
@@ -75,7 +74,7 @@ def fault(folder: str | os.PathLike[str], read_all: bool = True) -> str | None:
     if not _has(folder, _WEIGHTS):
         return "it holds no weights"
     for path in sorted(folder.rglob("*")):
-        if path.relative_to(folder).parts[0] == _DRAFT:  # of a run that was killed
+        if path.relative_to(folder).parts[0] == DRAFT:  # of a run that was killed
             continue
         try:
             _read_outline(path)
@@ -265,7 +264,7 @@ def replaced_at_once(folder: str | os.PathLike[str]) -> Iterator[str]:
         >>> with replaced_at_once("outputs/image_text") as draft:
         ...     model.save_pretrained(draft)
     """
-    target, draft = Path(folder), Path(folder) / _DRAFT
+    target, draft = Path(folder), Path(folder) / DRAFT
     shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
     draft.mkdir(parents=True)
     try:
@@ -305,7 +304,7 @@ def amended(
         >>> with amended("outputs/image_text/checkpoint-500", settings, True, lambda: None) as draft:
         ...     trainer.state.save_to_json(os.path.join(draft, "trainer_state.json"))
     """
-    draft = Path(folder) / _DRAFT
+    draft = Path(folder) / DRAFT
     if is_writer:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -331,78 +330,3 @@ def finish_amending(folder: str | os.PathLike[str]) -> None:
         os.replace(waiting / path, Path(folder) / path)
     if waiting.is_dir():
         shutil.rmtree(waiting)
-
-
-def check_can_write(output_dir: str | os.PathLike[str]) -> None:
-    """Writes a file into a run's folder, and takes it away: better now than after hours.
-
-    Raises:
-        OSError: the folder cannot be made or written into.
-
-    Example:
-
-        >>> check_can_write("outputs/image_text")
-    """
-    draft = Path(output_dir, _DRAFT)
-    draft.mkdir(parents=True, exist_ok=True)
-    (draft / "probe").write_text("probe")
-    shutil.rmtree(draft)
-
-
-@contextmanager
-def explaining_a_full_disk(output_dir: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what safetensors, torch and Python raise when a folder cannot be written into into one error.
-
-    Raises:
-        OSError: what is wrong (no room, no inodes, read-only, no right, gone), what to do, and which complete
-            checkpoint there is.
-
-    Example:
-
-        >>> with explaining_a_full_disk("outputs/image_text"):
-        ...     trainer.save_model()
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_about_writing(error, Path(output_dir)):
-            raise
-        newest = newest_complete(output_dir)
-        then = f"continue from {newest}, which is complete, with `resume_from_checkpoint: true`"
-        raise OSError(
-            f"Could not write into {output_dir}, {_state_of_disk(error, Path(output_dir))} ({error}). "
-            "Mend that, or choose another `output_dir`; then "
-            f"{then if newest else 'start again (there is no complete checkpoint yet)'}."
-        ) from error
-
-
-def _state_of_disk(error: BaseException, folder: Path) -> str:
-    """Why nothing can be written, as far as the disk tells, and what to do."""
-    number = getattr(error, "errno", None)
-    if number == errno.EROFS or "Read-only file system" in str(error):
-        return "whose disk is mounted read-only"
-    if number in (errno.EACCES, errno.EPERM) or "Permission denied" in str(error):
-        return "where you may not write"
-    if not folder.is_dir():
-        return "a folder that is not there any more, or cannot be made"
-    disk = os.statvfs(folder)
-    room = f"whose disk has {disk.f_bavail * disk.f_frsize / 2**20:.1f} MB left"
-    if disk.f_files and disk.f_favail < _FILES_OF_A_CHECKPOINT:
-        return f"{room}, but inodes for few more files: {disk.f_favail}; delete some"
-    return f"{room}: make room there, or choose a smaller `save_total_limit`"
-
-
-_FILES_OF_A_CHECKPOINT = 50  # at most, as a rule
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-_NO_WAY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
-# torch's writer says "unexpected pos 576 vs 534" or "iostream error" when the disk is full, and nothing else.
-_SIGNS = "No space left on device|inline_container|iostream error|Parent directory|Read-only file|os error [0-9]+"
-
-
-def _is_about_writing(error: Exception, folder: Path) -> bool:
-    if not isinstance(error, OSError):
-        return re.search(_SIGNS, str(error)) is not None
-    if error.errno in _NO_WAY and error.filename is not None:  # of this folder, not of the data
-        path, folder = Path(os.fsdecode(error.filename)).absolute(), folder.absolute()
-        return path.is_relative_to(folder) or folder.is_relative_to(path)
-    return error.errno in _NO_ROOM

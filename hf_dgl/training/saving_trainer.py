@@ -37,14 +37,13 @@ from .arguments import DGLTrainingArguments
 from .callbacks import BlendAtEvaluations, NoteEpochs, RememberExplained
 from .checkpoints import (
     amended,
-    check_can_write,
-    explaining_a_full_disk,
     fault,
     replaced_at_once,
     rotate,
     to_resume,
     under_its_own_names,
 )
+from .disk import check_can_write, explaining_a_full_disk
 from .manifest import write_manifest
 from .resume import compare, settings_of, with_asked_settings
 from .sums import SUMS, RememberSums

@@ -96,7 +96,7 @@ def test_labels_that_cannot_be(processor):
     collator = CrossModalCollator(processor, SINGLE)
     with pytest.raises(ValueError, match="Row 1 of this batch: label 'zero' does not occur in the training split"):
         collator([row(), row(label="zero")])
-    with pytest.raises(ValueError, match="Row 1 of this batch: the label is null"):
+    with pytest.raises(ValueError, match="Row 1 of this batch: no label: the label is null"):
         collator([row(), row(label=None)])
 
 

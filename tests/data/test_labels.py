@@ -1,3 +1,4 @@
+from decimal import Decimal
 from types import SimpleNamespace
 
 import datasets
@@ -191,3 +192,62 @@ def test_class_names_that_cannot_be():
     declared = data.cast_column("label", ClassLabel(names=["cat", "dog"]))
     with pytest.raises(ValueError, match=r"class_names: the label column's classes \['dog'\] are missing"):
         LabelSpec.from_dataset(declared, class_names=["cat", "cow"])
+
+
+@pytest.mark.parametrize("digits, problem_type", [("50", "regression"), ("", "single_label_classification")])
+def test_decimals_are_numbers(digits, problem_type):
+    values = [Decimal(f"{i}.{digits}") if digits else Decimal(i) for i in (1, 2, 3)]
+    spec = LabelSpec.from_dataset(Dataset.from_dict({"label": values}))
+    assert spec.problem_type == problem_type
+    assert spec.encode_value(values[0]) == (1.5 if digits else 1)
+
+
+def test_what_is_no_number_among_measurements_is_no_class():
+    """Prices and an "N/A" were as many classes as prices."""
+    data = Dataset.from_dict({"label": [f"{i}.5" for i in range(20)] + ["N/A"]})
+    with pytest.raises(ValueError, match="Row 20 of split 'train'.*'N/A' is no number.*e.g. '0.5'.*--on_error skip"):
+        LabelSpec.from_dataset(data)
+    several = Dataset.from_dict({"label": [[f"{i}.5", "1"] for i in range(20)] + [["NA", "1"]]})
+    with pytest.raises(ValueError, match="Row 20 of split 'train'.*no number.*--on_error skip"):
+        LabelSpec.from_dataset(several)
+    versions = Dataset.from_dict({"label": ["3.10", "3.11", "dev"] * 5})
+    assert LabelSpec.from_dataset(versions).names == ("3.10", "3.11", "dev")
+
+
+def test_regression_names_the_row_that_is_no_number():
+    data = Dataset.from_dict({"label": ["1", "2", "x"]})
+    with pytest.raises(ValueError, match="Row 2 of split 'train', column 'label': expected a number"):
+        LabelSpec.from_dataset(data, problem_type="regression")
+
+
+@pytest.mark.parametrize(
+    "labels, message", [([1.0, 1e39], "Row 1.*below 3.4e\\+38.*got 1e\\+39"), ([[], []], "No row")]
+)
+def test_labels_that_cannot_be_learnt(labels, message):
+    with pytest.raises(ValueError, match=message):
+        LabelSpec.from_dataset(Dataset.from_dict({"label": labels}))
+
+
+def test_labels_that_hardly_differ_are_warned_of(monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_dgl.data.labels.logger.warning", said.append)
+    LabelSpec.from_dataset(Dataset.from_dict({"label": [1e-44, 2e-44]}))
+    assert "multiply them first" in said[0]
+
+
+@pytest.mark.parametrize(
+    "labels, is_said",
+    [
+        (list(range(51_000, 51_040)), True),
+        ([f"{i}" for i in range(40)], True),
+        (["0.5", "1.5"] * 20 + ["N/A"], True),
+        ([0, 1] * 20, False),
+        (["a", "b", "1.5"] * 10, False),
+    ],
+)
+def test_numbers_that_are_taken_for_classes_are_told(labels, is_said, monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_dgl.data.problem_types.logger.warning", said.append)
+    spec = LabelSpec.from_dataset(Dataset.from_dict({"label": labels}))
+    assert spec.problem_type == "single_label_classification"
+    assert bool(said) == is_said and all("For a regression: `problem_type: regression`" in line for line in said)

@@ -100,7 +100,7 @@ def test_missing_and_broken_audio_is_named(tmp_path):
         load_audio(wav(np.zeros(0)), 16_000)
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "AIFF", "AU", "VOC"])
 def test_truncated_audio_is_refused_however_good_its_header(tmp_path, kind):
     path = tmp_path / f"a.{kind.lower()}"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000, format=kind)
@@ -150,6 +150,8 @@ SCALES = {
     "int32": (TONE * 2**31).astype(np.int32),
     "uint8": (TONE * 127 + 128).astype(np.uint8),
     "uint8 as a list": (TONE * 127 + 128).astype(np.uint8).tolist(),
+    "uint16 as a list": (TONE * 2**15 + 2**15).astype(np.uint16).tolist(),
+    "uint32": (TONE * 2**31 + 2**31).astype(np.uint32),
     "channels x samples": np.stack([TONE, TONE]),
     "samples x channels": np.stack([TONE, TONE], axis=1).tolist(),
     "samples x 1": TONE[:, None],
@@ -175,12 +177,18 @@ def test_arrays_on_any_scale_and_axis_are_the_same_sound(array):
         ({"array": ["a"], "sampling_rate": 8000}, "array of numbers"),
         ({"array": [0.5, 0.1]}, "sampling_rate=None, expected its rate in Hz"),
         ({"array": [0.5, 0.1], "sampling_rate": 0}, "sampling_rate=0"),
+        ({"array": [0.5, 0.1], "sampling_rate": 44.1}, "sampling_rate=44.1, expected its rate in Hz"),
         ([0.5, 0.1], "does not say its rate"),
     ],
 )
 def test_arrays_that_are_no_sound_are_refused(value, message):
     with pytest.raises(ValueError, match=message):
         load_audio(value, 8000)
+
+
+@pytest.mark.parametrize("rate", [np.int64(8000), np.float32(8000), 8000.0])
+def test_rates_of_any_type(rate):
+    assert len(load_audio({"array": TONE, "sampling_rate": rate}, 16_000)) == 1600
 
 
 def claiming(kind):
@@ -263,3 +271,17 @@ def test_several_pictures_in_a_cell():
     with pytest.raises(ValueError, match="got a list of 2.*a modality of its own"):
         load_image([one, one])
     assert load_image([[0, 255], [3, 4]]).size == (2, 2), "pixels"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+def test_arrays_of_pixels(shape, dtype):
+    array = np.full(shape, 255).astype(dtype)
+    for value in (array, array.tolist()):
+        assert load_image(value).size == (6, 4) and load_image(value).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("value", [[1, 2, 3], np.zeros((0, 4), np.uint8), np.zeros((1, 4, 4, 3), np.uint8)])
+def test_arrays_that_are_no_picture_are_refused(value):
+    with pytest.raises(ValueError, match="expected pixels .* got an array of shape"):
+        load_image(value)

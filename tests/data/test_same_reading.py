@@ -15,6 +15,7 @@ from hf_dgl.data.collator import decode_value
 from hf_dgl.data.label_values import named
 from hf_dgl.data.labels import LabelSpec
 from hf_dgl.data.sources import load_data
+from hf_dgl.data.tables import read_table
 from hf_dgl.inference.predictions import _columns, _read, _rows
 
 TRAPS = (
@@ -138,3 +139,25 @@ def test_a_column_of_numbers_is_a_vocabulary(tmp_path, suffix):
     data = load_data(write(tmp_path / "x", rows, suffix), modalities=["text"])
     tokenizer = processor_source(resolve_encoder("text", {"model_type": "bert"}), data["train"]["text"])
     assert tokenizer.unk_token_id not in tokenizer("117")["input_ids"] and len(tokenizer) > 20
+
+
+@pytest.mark.parametrize("header", ['text;"label, kind"', '"a,b";text', '"a\t,b;"\ttext'])
+def test_separators_in_a_quoted_header_do_not_count(tmp_path, header):
+    mark = "\t" if "\t" in header[-5:] else ";"
+    (tmp_path / "a.csv").write_text(f"{header}\nx{mark}y\n")
+    assert list(read_table(tmp_path / "a.csv")[0].values()) == ["x", "y"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.json", "[" * 10_000, "lists in lists"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', "line 2, column 'text': .* is half a character"),
+        ("a.jsonl", '{"text": 1}\n{"text": 123456789012345678901}\n', "line 2, column 'text': .*64 bits. Quote it"),
+    ],
+)
+def test_json_that_nobody_can_hold(tmp_path, streaming, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"Cannot read '.*{name}': {message}"):
+        read_table(tmp_path / name, streaming)[:]

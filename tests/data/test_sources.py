@@ -81,6 +81,47 @@ def test_image_folder(media_folder):
     assert load_image(data["train"][0]["image"]).size == (4, 4)
 
 
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("Train", "Test"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train", "seg_test"),
+        ("TRAIN", "eval"),
+    ],
+)
+def test_class_folders_by_split_however_they_are_called(tmp_path, train, test):
+    """Unknown names were passed over, and rows to test on trained on."""
+    for part, count in ((train, 10), (test, 4)):
+        for index in range(count):
+            folder = tmp_path / part / ("cat" if index % 2 else "dog")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4)).save(folder / f"{index}.png")
+    data = load_data(str(tmp_path), modalities=["image"])
+    assert len(data["test"]) == 4 and data["test"].features["label"].names == ["cat", "dog"]
+
+
+def test_classes_whose_names_speak_of_splits(tmp_path):
+    for index in range(20):
+        folder = tmp_path / ("train_station" if index % 2 else "airport")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / f"{index}.png")
+    data = load_data(str(tmp_path), modalities=["image"], test_split=None)
+    assert data["train"].features["label"].names == ["airport", "train_station"]
+
+
+def test_folders_in_class_folders_are_no_classes(tmp_path):
+    for name in ("cat/front", "cat/back", "dog/front"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match="cat/back/0.png': is its class 'cat' or 'back'?"):
+        load_data(str(tmp_path), modalities=["image"])
+    names = [f"{name}/0.png" for name in ("cat/front", "cat/back", "dog/front")]
+    Dataset.from_dict({"file_name": names, "kind": ["a", "b", "b"]}).to_csv(tmp_path / "metadata.csv")
+    with pytest.raises(ValueError, match="has no column 'label'"):
+        load_data(str(tmp_path), modalities=["image"])
+
+
 @pytest.mark.parametrize("has_splits", [False, True])
 def test_audio_folder_of_class_folders(media_folder, processor, has_splits):
     for split in ("train", "val") if has_splits else ("",):

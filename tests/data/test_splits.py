@@ -1,5 +1,6 @@
 import logging
 from collections import Counter
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -58,7 +59,17 @@ def test_same_seed_same_split():
     assert first != other
 
 
-@pytest.mark.parametrize("labels", [[0.1 * i for i in range(40)], [[i % 2, 1] for i in range(40)], ["a", "b"] * 20])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0.1 * i for i in range(40)],
+        [[i % 2, 1] for i in range(40)],
+        ["a", "b"] * 20,
+        [51_000 + i for i in range(40)],  # prices: no two rows are alike
+        [Decimal(f"{i}.50") for i in range(40)],
+        [f"{i}.5" for i in range(39)] + ["N/A"],
+    ],
+)
 def test_every_kind_of_label_can_be_split(labels):
     splits = add_missing_splits({"train": Dataset.from_dict({"label": labels})}, True, 0)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [28, 4, 8]

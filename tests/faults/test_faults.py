@@ -24,7 +24,8 @@ from transformers import default_data_collator
 
 from hf_dgl.method.methods import METHODS
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification
-from hf_dgl.training.checkpoints import explaining_a_full_disk, fault, newest_complete, replaced_at_once, to_resume
+from hf_dgl.training.checkpoints import fault, newest_complete, replaced_at_once, to_resume
+from hf_dgl.training.disk import explaining_a_full_disk
 from hf_dgl.training.manifest import write_manifest
 from hf_dgl.training.resume import settings_of
 from hf_dgl.training.trainer import DGLTrainer
