@@ -63,7 +63,7 @@ OUTSIDE = {
         (
             "GlmImageForConditionalGeneration",
             *("DeepseekOcr2ForConditionalGeneration", "Dots3NoteForConditionalGeneration"),
-            *("Granite4VisionForConditionalGeneration"),
+            "Granite4VisionForConditionalGeneration",
             *("GraniteDoclingForConditionalGeneration", "InklingForConditionalGeneration"),
             *("LxmertForPreTraining", "MistralLarge4ForConditionalGeneration"),
             *("Molmo2ForConditionalGeneration", "MuseSparkForConditionalGeneration"),
