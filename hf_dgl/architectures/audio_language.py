@@ -76,6 +76,17 @@ ROWS: dict[str, Architecture] = {
     ),
     "GraniteSpeechForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
     "GraniteSpeechPlusForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
+    "Dots3NoteForConditionalGeneration": writes(image=("model.vision_tower",), audio=("model.audio_tower",)),
+    "InklingForConditionalGeneration": writes(image=("model.vision_tower",), audio=("model.audio_tower",)),
+    "MuseSparkForConditionalGeneration": writes(
+        image=("model.vision_tower", "model.vision_adapter", "model.vision_projection"), audio=("model.audio_tower",)
+    ),
+    "NemotronH_Omni_Reasoning_V3": writes(
+        "language_model.model.embeddings",
+        image=("vision_model", "multi_modal_projector"),
+        audio=("audio_tower", "embed_audio"),
+    ),
+    "Nemotron3_5TranscribeForConditionalGeneration": writes("model.language_model.embeddings", audio=_TOWER),
     "Qwen2_5OmniThinkerForConditionalGeneration": writes(
         framing=True, image=("model.visual",), audio=("model.audio_tower",)
     ),

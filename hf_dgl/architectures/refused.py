@@ -53,6 +53,12 @@ ROWS: dict[str, Architecture] = {
         "Qwen2_5_VLForConditionalGeneration.",
         "ChameleonForConditionalGeneration",
         "Emu3ForConditionalGeneration",
+        "GlmImageForConditionalGeneration",
+    ),
+    **_refused(
+        "each token of its text is added to one frame of the sound and is the answer that it predicts: neither goes "
+        "without the other. Use VoxtralForConditionalGeneration, which reads a prompt beside the sound.",
+        "VoxtralRealtimeForConditionalGeneration",
     ),
     **_refused(
         "it computes no loss (it raises on `labels`) and its modalities have no encoders but preprocessors. Use "
@@ -115,6 +121,7 @@ ROWS: dict[str, Architecture] = {
             "UltraVBertModel": "UltraVBertForSequenceClassification",
             "MllamaModel": "MllamaForConditionalGeneration",
             "Florence2Model": "Florence2ForConditionalGeneration",
+            "Ovis2Model": "Ovis2ForConditionalGeneration",
             "GitModel": "GitForCausalLM",
             "Qwen2AudioModel": "Qwen2AudioForConditionalGeneration",
             "CrossModalModel": "hf_dgl.models.CrossModalForSequenceClassification",

@@ -41,10 +41,14 @@ INPUTS = {
             "high_res_pixel_values",
         ),
         *("image_pixel_values", "image_attention_mask", "flattened_patches", "width", "height"),
+        *("pixel_values_local", "num_local_patches", "patches_grid", "image_grid_hw", "tile_fine_mask"),
+        *("image_token_pooling", "image_grids", "image_num_crops", "video_token_pooling", "video_grids"),
     ),
     "audio": (
         *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
-        *("padding_mask", "audio_input_features", "audio_embed_sizes", "audio_attention_mask"),
+        *("padding_mask", "chunk_sample_lengths", "input_values", "input_values_mask"),
+        *("audio_input_ids", "audio_input_ids_mask"),
+        *("audio_input_features", "audio_embed_sizes", "audio_attention_mask"),
     ),
 }
 """The arguments that carry a modality, by any class's name for them. Videos go with the images: one encoder."""
@@ -58,6 +62,7 @@ _AROUND = {
         *("vision_start_token_id", "vision_end_token_id", "image_start_token_id", "image_end_token_id"),
         *("video_start_token_id", "video_end_token_id", "image_bos_token_id"),
         *("boi_token_id", "boi_token_index", "eoi_token_id", "eoi_token_index"),
+        *("low_res_image_start_token_id", "frame_start_token_id", "frame_end_token_id"),
     ),
     "audio": (
         *("audio_start_token_id", "audio_end_token_id", "audio_bos_token_id", "audio_eos_token_id"),
@@ -79,10 +84,12 @@ def places_of(config: Any, modality: str, around: bool = True) -> tuple[int, ...
     Raises:
         ValueError: the config names none.
     """
+    num_places = len(_FEATURES[modality])
     names = [*_FEATURES[modality], *(_AROUND[modality] if around else ())]
     tower = getattr(config, {"image": "vision_config", "audio": "audio_config"}[modality], None)
-    tokens = [getattr(config, name, getattr(tower, name, None)) for name in names]  # Phi-4's are in its parts
-    if all(token is None for token in tokens[: len(_FEATURES[modality])]):
+    of_parts = [[getattr(part, name, None) for name in names] for part in (config, tower)]  # Phi-4's: in the tower's
+    tokens = next((found for found in of_parts if any(token is not None for token in found[:num_places])), None)
+    if tokens is None:
         name = _FEATURES[modality][0]
         raise ValueError(
             f"The config of model_type {config.model_type!r} has no `{name}`, so the {modality}'s places in "

@@ -12,6 +12,7 @@ _PROJECTED = ("model.vision_model", "model.projector")
 _MERGED = ("model.vision_tower", "model.merger")
 _ALIGNED = ("model.vision_model", "model.aligner")
 _NEWLINE = (r"model\.image_newline$",)  # a learned line break between tiles, put in behind the projection
+_SEPARATED = (r"model\.view_separator$",)  # learned too, behind all tiles of a picture
 _TEXT_MODEL = "model.text_model.embed_tokens"
 _MODERN = "model.text_model.embeddings.tok_embeddings"
 _PADDING = "All-zero `pixel_values` are dropped as padding by the model."
@@ -92,6 +93,16 @@ _WRITERS = {
         image=("model.aligner",), parameters=(r"model\.(vision_model|high_res_vision_\w+)(\.|$)",)
     ),
     "JanusForConditionalGeneration": writes(image=_ALIGNED),
+    "Molmo2ForConditionalGeneration": writes(image=_TOWER),
+    "MistralLarge4ForConditionalGeneration": writes(image=_TOWER),
+    "Step3p7ForConditionalGeneration": writes(image=("model.vision_model", "model.multi_modal_projector")),
+    "DeepseekOcr2ForConditionalGeneration": writes(image=_TOWER, parameters=_SEPARATED),
+    "UnlimitedOcrForConditionalGeneration": writes(image=_TOWER, parameters=(*_NEWLINE, *_SEPARATED)),
+    "Granite4VisionForConditionalGeneration": writes(
+        image=("model.vision_tower", "model.layerwise_projectors.*", "model.spatial_projectors.*"), parameters=_NEWLINE
+    ),
+    "GraniteDoclingForConditionalGeneration": writes(_TEXT_MODEL, image=("model.vision_model",)),
+    "NeoMMEForMaskedLM": writes(("model.embed_tokens", "model.value_embeddings"), image=("model.patch_embeddings",)),
     "Llama4ForConditionalGeneration": writes(
         "language_model.model.embed_tokens", image=("vision_model", "multi_modal_projector")
     ),

@@ -259,7 +259,9 @@ def _matching_paths(pattern: str, paths: list[str]) -> list[str]:
         match = re.fullmatch(rf"(.+\.){expression}", path)
         if match:
             behind_prefix.setdefault(match[1], []).append(path)
-    return next(iter(behind_prefix.values())) if len(behind_prefix) == 1 else []
+    inside = tuple(f"{path}." for found in behind_prefix.values() for path in found)
+    outermost = [found for prefix, found in behind_prefix.items() if not prefix.startswith(inside)]
+    return outermost[0] if len(outermost) == 1 else []
 
 
 def _refuse_shared_modules(encoders: dict[str, dict[str, nn.Module]]) -> None:

@@ -57,6 +57,8 @@ class Replay:
         batch: Of which each run gets a copy (of the containers): what one takes out is there for the next.
         examine: Whether to make sure that the runs are alike and read nothing but the model's output. It waits for the
             device.
+        changes: With `examine`: begins to watch what the function that computes the loss keeps; what it gives tells
+            the names of what has changed since.
 
     Attributes:
         passes: Of the step, after the first call of the model.
@@ -71,16 +73,29 @@ class Replay:
         >>> losses = replay.run(lambda model, batch: criterion(model(**batch).logits, batch["labels"]))
     """
 
-    def __init__(self, handle: Engine, model: nn.Module, batch: Mapping[str, Any], examine: bool = False) -> None:
+    def __init__(
+        self,
+        handle: Engine,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        examine: bool = False,
+        changes: Callable[[], Callable[[], list[str]]] | None = None,
+    ) -> None:
         self.passes: list[Pass] = []
         self.outputs: list[Any] = []
         self.predictions: list[torch.Tensor | None] = []
         self.model = StandIn(model, self._answer)
         self._handle, self.called, self._batch, self._examine = handle, model, batch, examine
+        self._changes = changes if examine else None
         self._index = self._num_calls = 0
         self._first_call: Any = None
         self._nodes: list[set[Any]] = []
         self._after_the_call: RandomNumbers | None = None
+
+    @property
+    def current(self) -> str:
+        """The name of the pass whose loss is computed."""
+        return self.passes[self._index].name if self._index else MULTIMODAL
 
     def run(self, compute: Callable[[Any, Any], _T]) -> list[_T]:
         """`compute(model, batch)` for each pass, in the order of `passes`.
@@ -88,16 +103,19 @@ class Replay:
         The random numbers that it draws are the same in each run, and afterwards as if there had been the first only.
 
         Raises:
-            ValueError: it does not call the model exactly once, or the runs are not alike.
+            ValueError: it does not call the model exactly once, the runs are not alike, or it changes what it keeps.
         """
         before = RandomNumbers(self._handle.model)
         results = [self._one(compute, 0)]
         if len(self.passes) > 1:
             after, versions = RandomNumbers(self._handle.model), self._versions()
+            changes = self._changes() if self._changes is not None else list
             for index in range(1, len(self.passes)):
                 before.restore()
                 results.append(self._one(compute, index))
             after.restore()
+            self._index = 0
+            self._refuse_changes(changes())
             if self._examine and versions != self._versions():
                 raise ValueError(
                     "The function that computes the loss writes into a tensor of its inputs, and is run once for each "
@@ -142,10 +160,19 @@ class Replay:
         self.passes = self._handle.passes or [Pass(MULTIMODAL, frozenset(), 1.0)]
         self.outputs = output if self._handle.passes else [output]
         # Read at once: whoever computes the loss may change what it is given.
-        self.predictions = [first_prediction(output) for output in self.outputs]
+        self.predictions = [_kept(first_prediction(output)) for output in self.outputs]
         self._nodes = [set(nodes_of(output)) for output in self.outputs] if self._examine else []
         self._after_the_call = RandomNumbers(self._handle.model)
         self._first_call = (args, kwargs) if self._examine else None
+
+    @staticmethod
+    def _refuse_changes(names: list[str]) -> None:
+        if names:
+            raise ValueError(
+                f"The function that computes the loss changes {', '.join(names)}. It is run once for each pass of a "
+                "step (all modalities, then each alone), so this would change as often. Change it in a callback, or "
+                "in the Trainer's `compute_loss` only `if self.current_pass == 'multimodal':`."
+            )
 
     def _refuse_other_leaves(self, result: Any, index: int) -> None:
         """A loss may reach parameters through the model's output only: its pass says which of them it trains."""
@@ -163,6 +190,12 @@ class Replay:
     def _versions(self) -> list[int]:
         """How often each tensor of the batch was written into."""
         return [tensor._version for tensor in _tensors(self._batch)] if self._examine else []
+
+
+def _kept(prediction: torch.Tensor | None) -> torch.Tensor | None:
+    """Also if it is written into (`logits.div_(temperature)`); only `[B, C]` is measured, other logits can be huge."""
+    is_measured = prediction is not None and prediction.dim() == 2
+    return prediction.detach().clone() if is_measured else prediction  # type: ignore[union-attr]
 
 
 def fresh(tree: Any) -> Any:

@@ -203,17 +203,18 @@ class CheckTheFirstBackward(TrainerCallback):
 
     Args:
         handle: Gives the one of the model in training.
+        check: Raises what else can be known then.
 
     Raises:
         RuntimeError: a unimodal loss trained nothing.
 
     Example:
 
-        >>> trainer.add_callback(CheckTheFirstBackward(lambda: trainer.disentangled))
+        >>> trainer.add_callback(CheckTheFirstBackward(lambda: trainer.disentangled, trainer.check_losses_were_seen))
     """
 
-    def __init__(self, handle: Callable[[], Disentangled | None]) -> None:
-        self._handle = handle
+    def __init__(self, handle: Callable[[], Disentangled | None], check: Callable[[], None]) -> None:
+        self._handle, self._check = handle, check
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -229,6 +230,7 @@ class CheckTheFirstBackward(TrainerCallback):
         handle = self._handle()
         if handle is not None:
             handle.net.verify()
+        self._check()
 
 
 class WarnWhenStarved(TrainerCallback):

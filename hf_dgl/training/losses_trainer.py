@@ -29,6 +29,7 @@ from hf_dgl.method.replay import Replay, StandIn
 
 from .baseline_trainer import BaselineTrainer
 from .items import MEAN, SHARE, how_it_counts, how_it_counts_everywhere, items_in, rows_in
+from .loss_state import changed, state_of
 from .sums import RunningMeans
 
 logger = logging.get_logger(__name__)
@@ -47,6 +48,8 @@ class LossesTrainer(BaselineTrainer):
         """Refuses losses that cannot be meant, and takes over whatever computes the loss."""
         self.explained: Explained | None = None
         self._terms = RunningMeans()  # since the last log
+        self._replay: Replay | None = None  # while losses are computed
+        self._seen = False  # whether a step's losses came by here
         self._examined = False  # whether the runs of what computes the loss were compared
         self._counts: str | None = None  # how the loss counts, where that makes a difference
         self._not_finite: Tensor | None = None  # batches in a row, where a scaler skips them
@@ -84,11 +87,12 @@ class LossesTrainer(BaselineTrainer):
         factor = self._heed_items(compute, inputs, options)
         if not (self._plain_model.training and torch.is_grad_enabled()):
             return compute(model, inputs, **options)
+        self._seen = True
         handle, labels = self._handle_in_use(), self._labels_in(inputs)
         if self._method.adaptive:
             adapt(handle, self._explained_by(labels), self._factors)
         handle.reads_all_outputs = self._is_computed_outside(compute)
-        replay = Replay(handle, model, inputs, examine=not self._examined)
+        replay = Replay(handle, model, inputs, examine=not self._examined, changes=self._watch_what_a_loss_keeps)
         once = functools.partial(compute, **options)
         if handle.has_passes:
             with self._standing_in(replay):
@@ -132,6 +136,18 @@ class LossesTrainer(BaselineTrainer):
             self._not_finite = torch.where(total.detach().isfinite(), 0, before + 1)
         return total
 
+    def check_losses_were_seen(self) -> None:
+        """Whether a `training_step` of the user's own leaves out what the method makes of the losses.
+
+        Raises:
+            ValueError: it does.
+        """
+        if not self._seen and (self._method.adaptive or self.modulation is not None or self.blending is not None):
+            raise ValueError(
+                f"`method: {self.args.method}` weighs what it sees of the losses, and the Trainer's `training_step` "
+                "is overridden and computes the loss past it. Take `loss = self.compute_loss(model, inputs)` there."
+            )
+
     def _handle_in_use(self) -> Disentangled:
         """The handle of the model that is trained.
 
@@ -162,12 +178,28 @@ class LossesTrainer(BaselineTrainer):
         model, wrapped = self.model, self.model_wrapped
         assert model is not None
         is_called = replay.called is model or self.args.world_size == 1
+        self._replay = replay
         self.model_wrapped = replay.model  # type: ignore[assignment]
         self.model = replay.model if is_called else StandIn(model, _refuse_unwrapped)  # type: ignore[assignment]
         try:
             yield
         finally:
-            self.model, self.model_wrapped = model, wrapped
+            self.model, self.model_wrapped, self._replay = model, wrapped, None
+
+    @property
+    def current_pass(self) -> str:
+        """Whose loss `compute_loss` computes at present: a modality's, or that of all (`multimodal`)."""
+        return MULTIMODAL if self._replay is None else self._replay.current
+
+    def _watch_what_a_loss_keeps(self) -> Callable[[], list[str]]:
+        def now() -> dict[str, Any]:
+            own = state_of(self, but=frozenset(["model", "model_wrapped"]))
+            func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # of a method, its object
+            loss = {f"compute_loss_func.{name}": value for name, value in state_of(func).items()}
+            return {**own, **loss}
+
+        before = now()
+        return lambda: changed(before, now())
 
     # ---- how a loss counts --------------------------------------------------------------------------------------
 
@@ -274,6 +306,8 @@ class LossesTrainer(BaselineTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term per row (`loss_multimodal`, `loss_image`, ...), and what is explained."""
+        if self.current_pass != MULTIMODAL:
+            return  # by a `compute_loss` that logs: what it logs is that of all modalities, once
         if "loss" in logs:
             assert self.disentangled is not None
             terms = self._terms.means(self._names_of_terms(), self.args.device, self.accelerator.reduce)

@@ -99,6 +99,8 @@ class SavingTrainer(Trainer):
     ) -> TrainOutput:
         """Resumes from whole checkpoints of the same run only, and says what to do when nothing can be written."""
         folder = str(self.args.output_dir)
+        if self.model is None:  # `hyperparameter_search` lets go of it after each trial
+            self.model = self.model_wrapped = self.call_model_init(trial)
         self._settings, self._changes = settings_of(self), ()
         if resume_from_checkpoint:  # a folder, or True
             with self.args.main_process_first(local=self.args.save_on_each_node, desc="choosing the checkpoint"):
@@ -121,7 +123,9 @@ class SavingTrainer(Trainer):
         """Trains no step beyond `max_steps` when the checkpoint of the last one is resumed (upstream trains one)."""
         epochs_trained, steps_trained = super()._init_training_state(*args, **kwargs)
         self.state.compute_steps(self.args, args[0])  # `logging_steps`, ... as asked for, not as they were
-        checkpoint = args[3]
+        checkpoint, trial = args[3:5]
+        if trial is not None:
+            self._settings = settings_of(self)  # the trial's, which upstream has set just now
         if checkpoint is not None and not has_length(self.train_dataset) and not self.args.ignore_data_skip:
             place = place_in_stream(checkpoint, self.args.gradient_accumulation_steps)
             epochs_trained, steps_trained = place or (epochs_trained, steps_trained)

@@ -54,8 +54,9 @@ class DGLTrainer(EvaluatingTrainer):
 
     The loss may be computed in every way that a Trainer knows: by the model, with label smoothing, by
     `compute_loss_func`, or by a subclass's `compute_loss`. The last is run once for each pass of a step, and the model
-    that it is given answers with the output of that pass; so it calls that model once, and reads nothing trainable
-    beside its output (else it is an error at the first step).
+    that it is given answers with the output of that pass; so it calls that model once, reads nothing trainable beside
+    its output, and changes what it keeps (a counter, a queue, sums of a metric) only `if self.current_pass ==
+    "multimodal"` (else it is an error at the first step).
 
     Args:
         model: A [`CrossModalForSequenceClassification`], or any model together with `modalities`.
@@ -140,7 +141,7 @@ class DGLTrainer(EvaluatingTrainer):
         self.add_callback(LeaveInputsAlone())
         self.add_callback(ComeLast(lambda: self.disentangled))
         self.add_callback(StopWhenNotFinite(self.is_never_finite if self._scaler_skips else None))
-        self.add_callback(CheckTheFirstBackward(lambda: self.disentangled))
+        self.add_callback(CheckTheFirstBackward(lambda: self.disentangled, self.check_losses_were_seen))
         self.add_callback(WarnWhenStarved(self.disentangled.multimodal_to_encoders))
         self.add_callback(RememberExplained(lambda: self.explained, lambda: self._handle_in_use().has_passes))
 

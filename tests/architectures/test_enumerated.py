@@ -61,17 +61,8 @@ OUTSIDE = {
     ),
     **dict.fromkeys(
         (
-            "GlmImageForConditionalGeneration",
-            *("DeepseekOcr2ForConditionalGeneration", "Dots3NoteForConditionalGeneration"),
-            "Granite4VisionForConditionalGeneration",
-            *("GraniteDoclingForConditionalGeneration", "InklingForConditionalGeneration"),
-            *("LxmertForPreTraining", "MistralLarge4ForConditionalGeneration"),
-            *("Molmo2ForConditionalGeneration", "MuseSparkForConditionalGeneration"),
-            *("Nemotron3_5TranscribeForConditionalGeneration", "NemotronH_Omni_Reasoning_V3", "NeoMMEForMaskedLM"),
-            *("Ovis2Model", "Step3p7ForConditionalGeneration"),
-            *("UnlimitedOcrForConditionalGeneration", "ViltForMaskedLM", "ViltForTokenClassification"),
+            *("LxmertForPreTraining", "ViltForMaskedLM", "ViltForTokenClassification"),
             *("VisualBertForPreTraining", "VisualBertForRegionToPhraseAlignment"),
-            "VoxtralRealtimeForConditionalGeneration",
         ),
         _OPEN,
     ),

@@ -13,6 +13,9 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.architectures.lookup import ARCHITECTURES, architecture_of, modalities_of
 from hf_dgl.architectures.refused import ROWS
 from tests.architectures_tiny import TINY
+from tests.shrunk import SHRUNK
+from tests.shrunk.build import IMAGE, VOCAB, asked, shrunk_config
+from tests.shrunk.qwen_vl import MROPE
 
 MODEL_NAME = re.compile(r"\b[A-Z]\w*(?:For[A-Z]\w+|Model|Trainer)\b")
 
@@ -82,3 +85,40 @@ def test_choices_that_differ_in_their_text_score_alike_without_it():
     loss.backward()
     seen = model.visual_bert.embeddings.visual_projection.weight.grad
     assert float(seen.abs().max()) < 1e-6
+
+
+def glm_image():
+    codes = {"embed_dim": 8, "num_embeddings": 32, "latent_channels": 16}
+    sizes = {"vq_config": codes, "text_config": {**MROPE, "vision_vocab_size": VOCAB}}
+    kind = transformers.GlmImageForConditionalGeneration
+    vision = {"patch_size": 4, "spatial_merge_size": 1, "image_size": 16}
+    model = kind(shrunk_config(kind.config_class, {**sizes, "vision_config": vision}))
+    grids = {"image_grid_thw": torch.tensor([[1, 2, 2], [1, 4, 4]]), "images_per_sample": torch.tensor([2])}
+    return model, {**asked([(IMAGE, 4)]), **grids, "pixel_values": torch.randn(4, 3 * 4 * 4)}
+
+
+@pytest.mark.slow
+def test_no_gradient_passes_through_codes():
+    model, batch = glm_image()
+    model(**batch).loss.backward()
+    assert model.model.language_model.embed_tokens.weight.grad.any()
+    assert all(p.grad is None for part in (model.model.visual, model.model.vqmodel) for p in part.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", ["input_ids", "input_features"])
+def test_a_stream_of_sound_and_text_goes_together(left_out):
+    kind = transformers.VoxtralRealtimeForConditionalGeneration
+    model = kind(shrunk_config(kind.config_class, {"downsample_factor": 2}))
+    ids = torch.randint(5, 50, (2, 4))
+    batch = {"input_ids": ids, "input_features": torch.randn(2, 8, 16), "labels": ids}
+    assert model(**batch).loss.isfinite()
+    del batch[left_out]
+    with pytest.raises(ValueError, match="exactly one of"):
+        model(**batch)
+
+
+@pytest.mark.slow
+def test_the_base_model_of_ovis2_takes_labels_and_gives_no_loss():
+    model, batch = SHRUNK["Ovis2ForConditionalGeneration"]()
+    assert "labels" in batch and "loss" not in model.model(**batch)

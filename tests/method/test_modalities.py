@@ -41,6 +41,20 @@ def test_a_wrappers_prefix_need_not_be_written():
     assert len(partition.encoders["text"]) == 2
 
 
+def test_behind_a_prefix_the_outermost_module_of_that_name_is_meant():
+    """An encoder may hold a model of its own whose encoder has the same path (Nemotron 3.5 Transcribe)."""
+    model = Model()
+    model.vision_model.append(nn.ModuleDict({"vision_model": nn.Linear(2, 2)}))
+    wrapped = nn.ModuleDict({"base_model": nn.ModuleDict({"model": model})})
+    partition = resolve(wrapped, {"image": "vision_model"})
+    assert set(partition.encoders["image"]) == {"base_model.model.vision_model"}
+
+
+def test_of_two_prefixes_side_by_side_neither_is_taken():
+    with pytest.raises(ValueError, match="no module 'vision_model'"):
+        resolve(nn.ModuleDict({"one": Model(), "other": Model()}), {"image": "vision_model"})
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [

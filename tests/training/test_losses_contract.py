@@ -80,6 +80,37 @@ def of_its_own_generator(self, model, inputs, return_outputs=False, num_items_in
     return model(image=image, text=inputs["text"], labels=inputs["labels"]).loss
 
 
+class Centre(torch.nn.Module):
+    """A centre that moves with the rows, as in centre losses, momentum encoders and queues."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, logits):
+        self.mean.mul_(0.9).add_(0.1 * logits.detach().mean(0))
+        return (logits - self.mean).square().mean()
+
+
+def of_a_moving_centre(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    self.centre = getattr(self, "centre", None) or Centre()
+    outputs = model(**inputs)
+    return outputs.loss + self.centre(outputs.logits)
+
+
+def that_counts(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    self.calls = getattr(self, "calls", 0) + 1
+    return model(**inputs).loss * min(1, self.calls / 10)
+
+
+def that_remembers(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    outputs = model(**inputs)
+    self.metrics = getattr(self, "metrics", {"train": {"norm": []}})
+    self.metrics["train"]["norm"].append(float(outputs.logits.detach().norm()))
+    self.last = outputs.logits.detach()
+    return outputs.loss
+
+
 REFUSED = [
     (twice, "exactly once: it did 2 times"),
     (never, "exactly once: it did 0 times"),
@@ -87,6 +118,9 @@ REFUSED = [
     (of_a_head, "The loss reads 'a tensor that requires gradients' beside the output"),
     (in_place, "writes into a tensor of its inputs"),
     (of_its_own_generator, "other arguments each time"),
+    (of_a_moving_centre, r"changes centre\.mean\. It is run once for each pass.*self.current_pass == 'multimodal'"),
+    (that_counts, r"changes calls\. It is run once"),
+    (that_remembers, r"changes last, metrics\['train'\]\['norm'\] \(its size\)\. It is run once"),
 ]
 
 
@@ -127,6 +161,37 @@ def test_a_handle_of_another_trainer_trains_nothing(tmp_path):
         trainer.train()
 
 
+def test_a_loss_function_that_changes_what_it_keeps_is_an_error(tmp_path):
+    class Queue:
+        def __init__(self):
+            self.rows = []
+
+        def __call__(self, outputs, labels, num_items_in_batch=None):
+            self.rows.append(outputs["logits"].detach())
+            return cross_entropy(outputs["logits"], labels)
+
+        method = __call__
+
+    for func in (Queue(), Queue().method):
+        with pytest.raises(ValueError, match=r"changes compute_loss_func\.rows \(its size\)"):
+            make(tmp_path, func=func).train()
+
+
+@pytest.mark.parametrize("method", ["adaptive_dgl", "ogm_ge", "g_blending"])
+def test_a_training_step_past_what_the_method_does_is_an_error(method, tmp_path):
+    """It would be `joint`, or fixed weights, without a word."""
+
+    class Past(DGLTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            model.train()
+            loss = model(**self._prepare_inputs(inputs)).loss
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    with pytest.raises(ValueError, match=f"`method: {method}` weighs .*Take `loss = self.compute_loss"):
+        make(tmp_path, Past, method=method, eval_strategy="epoch").train()
+
+
 # ---- what is taken ------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +201,25 @@ def test_a_function_set_on_the_trainer_is_an_override_too(tmp_path):
     for trainer in runs:
         trainer.train()
     assert torch.equal(*map(weights, runs))
+
+
+def test_what_a_loss_keeps_may_change_in_the_multimodal_pass(tmp_path):
+    """And what it logs is logged once: of all modalities, in training and in evaluation."""
+
+    def kept(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        if self.current_pass == "multimodal":
+            self.seen = [*getattr(self, "seen", []), outputs.loss.item()]
+        self.log({"seen": outputs.loss.item()})
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    trainer, plain = make(tmp_path, overriding(kept), max_steps=2), make(tmp_path, max_steps=2)
+    terms = [entry["loss_multimodal"] for entry in logs(trainer)]
+    assert terms == [entry["loss_multimodal"] for entry in logs(plain)] and trainer.seen == pytest.approx(terms)
+    trainer.evaluate()
+    assert [entry["seen"] for entry in trainer.state.log_history if "seen" in entry] == trainer.seen
+    assert len(trainer.seen) == 3 and torch.equal(weights(trainer), weights(plain))
+    assert trainer.current_pass == "multimodal"
 
 
 def test_random_numbers_of_the_loss_are_the_same_in_each_pass(tmp_path):
@@ -224,6 +308,27 @@ def test_what_is_explained_does_not_depend_on_the_loss(tmp_path):
         entry = logs(make(tmp_path, learning_rate=0.0, max_steps=1, **settings))[-1]
         found.append({key: value for key, value in entry.items() if key.startswith("explained_")})
     assert len(found[0]) == 3 and found.count(found[0]) == len(found)
+
+
+@pytest.mark.parametrize("method", ["dgl", "ogm_ge"])
+def test_what_is_explained_does_not_depend_on_logits_being_written_into(method, tmp_path):
+    def scaled(outputs, labels):
+        return cross_entropy(outputs.logits * 50, labels)
+
+    def in_place(outputs, labels):
+        return cross_entropy(outputs.logits.mul_(50), labels)
+
+    found = []
+    for loss in (scaled, in_place):
+
+        def compute(self, model, inputs, return_outputs=False, num_items_in_batch=None, loss=loss):
+            labels = inputs.pop("labels")
+            return loss(model(**inputs), labels)
+
+        trainer = make(tmp_path, overriding(compute), method=method, max_steps=2, learning_rate=0.01)
+        trainer.train()
+        found.append((weights(trainer), trainer.explained.state_dict()["running"]))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
 
 
 def test_terms_are_means_over_rows_in_uneven_batches(tmp_path):

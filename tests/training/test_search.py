@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 
 import pytest
 
 from hf_dgl.method.explained import Explained
+from hf_dgl.training.manifest import read_manifest
 from hf_dgl.training.search import hp_space, objective
 from tests.tiny import tiny_model
+from tests.training.small import build, small_model, small_rows
 from tests.training.test_trainer import SINGLE, Rows, make
 
 
@@ -58,6 +60,21 @@ def test_the_settings_of_each_trial_are_in_force(tmp_path, monkeypatch):
     assert best.hyperparameters in given
 
 
+def test_a_search_of_several_trials_and_the_training_after_it(tmp_path):
+    """Upstream lets go of the model after each trial; the manifest of a checkpoint holds the trial's settings."""
+    trainer = build(
+        tmp_path, model_init=lambda trial=None: small_model(), method="dgl", max_steps=1, save_strategy="steps",
+        save_steps=1, eval_strategy="steps", eval_steps=1, eval_dataset=small_rows(8, seed=1),
+    )  # fmt: skip
+    space = hp_space(alpha=None, encoder_learning_rate=None, learning_rate=(1e-3, 1e-1))
+    best = trainer.hyperparameter_search(space, objective("loss"), n_trials=2)
+    assert 0 < best.objective < 10
+    rates = {read_manifest(folder)["settings"]["learning_rate"] for folder in tmp_path.glob("run-*/checkpoint-1")}
+    assert len(rates) == 2 and best.hyperparameters["learning_rate"] in rates
+    trainer.train()
+    assert trainer.state.global_step == 1 and trainer.disentangled.model is trainer.model
+
+
 def test_a_space():
     class Trial:
         def suggest_float(self, name, low, high, log=False):
@@ -87,7 +104,7 @@ def test_ranges_that_are_none(ranges, message):
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "optuna", None)  # also where another test has imported it
     with pytest.raises(ValueError, match=r"\.\[optuna\]"):
         hp_space()
 
