@@ -23,7 +23,6 @@ _INHERITED_LOSS = "ForSequenceClassification"  # upstream's mixin takes the labe
 
 _SPEAKS = "it writes sound, and its loss is over audio codes or latents: text is what it speaks, not a second view"
 _OPEN = "no row yet: declare its modalities, or let `auto` find and prove them"
-_DETECTS = "its losses match boxes with words of the text, so one modality alone has none"
 OUTSIDE = {
     **dict.fromkeys(
         (
@@ -38,7 +37,6 @@ OUTSIDE = {
         ("ColQwen2ForRetrieval", "PeAudioFrameLevelModel"),
         "it embeds, and its loss compares the modalities (or it has none)",
     ),
-    **dict.fromkeys(("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), _DETECTS),
     **dict.fromkeys(("Sam3Model", "Sam3LiteTextModel"), "it computes no loss: its `labels` are of boxes it is shown"),
     **dict.fromkeys(
         ("SeamlessM4TModel", "SeamlessM4Tv2Model"), "it reads speech or text, never both: one is in place of the other"
@@ -63,20 +61,8 @@ OUTSIDE = {
     ),
     **dict.fromkeys(
         (
-            "ChameleonForConditionalGeneration",
-            "Emu3ForConditionalGeneration",
-            "FuyuForCausalLM",
-            "Gemma3nForConditionalGeneration",
-            "InstructBlipVideoForConditionalGeneration",
-            "Kosmos2ForConditionalGeneration",
-            "Kosmos2_5ForConditionalGeneration",
-            "LxmertForPreTraining",
-            "Phi4MultimodalForCausalLM",
-            "T5Gemma2ForTokenClassification",
-            "ViltForMaskedLM",
-            "ViltForTokenClassification",
-            "VisualBertForPreTraining",
-            "VisualBertForRegionToPhraseAlignment",
+            *("LxmertForPreTraining", "ViltForMaskedLM", "ViltForTokenClassification"),
+            *("VisualBertForPreTraining", "VisualBertForRegionToPhraseAlignment"),
         ),
         _OPEN,
     ),
