@@ -236,6 +236,19 @@ class InPlace(Concat):
         return super().fuse(features)
 
 
+class WritesBetween(Concat):
+    """An encoder of two modules; what the first gives is written into on its way to the second (as Gemma 3n does)."""
+
+    def encode(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        first, _, last = getattr(self, f"enc_{name}")
+        hidden = first(x)
+        hidden *= 2.0
+        return last(hidden.square())  # whose gradient reads what was written
+
+    def declared(self) -> dict:
+        return {n: {"inputs": [n], "encoder": [f"enc_{n}.0", f"enc_{n}.2"]} for n in self.modalities}
+
+
 class WritesIntoTheContainer(Concat):
     """Puts what it makes of a tower's output into the tower's container, in place of it (as Kimi's projector)."""
 
@@ -386,6 +399,7 @@ TOYS = [
     Interleaved,
     SharedStem,
     InPlace,
+    WritesBetween,
     WritesIntoTheContainer,
     BatchNormFusion,
     Streams,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 from hf_dgl.method.modalities import Modality
@@ -22,6 +24,31 @@ def _gemma4(config: Any) -> dict[str, Modality]:
     return dict(among_text(encoders, tables)(config))
 
 
+def _gemma3n(config: Any) -> dict[str, Modality]:
+    """An embedder's projection also reads `.embedding`, which stands at the places that no feature fills: its own."""
+    encoders = {name: (tower, f"{embed}.embedding_projection") for name, (tower, embed) in _EMBEDDED.items()}
+    found = dict(among_text(encoders, [TABLE, f"{TABLE}_per_layer"])(config))
+    for name, (_, embed) in _EMBEDDED.items():
+        found[name] = replace(found[name], parameters=(rf"{re.escape(embed)}\.",))
+    return found
+
+
+_EXTEND = "model.embed_tokens_extend"
+
+
+def _phi4(config: Any) -> dict[str, Modality]:
+    """Which projection the sound takes depends on whether there are pictures, so these stay in the call, as zeros."""
+    image = f"{_EXTEND}.image_embed"
+    encoders = {
+        "image": [f"{image}.{part}" for part in ("img_processor", "img_projection_up", "img_projection_down")],
+        "audio": [f"{_EXTEND}.audio_embed.encoder"],
+    }
+    found = dict(among_text(encoders, "model.embed_tokens", demanded=("image",))(config))
+    for name in encoders:
+        found[name] = replace(found[name], parameters=(rf"embed_tokens_extend\.{name}_embed\.",))
+    return found
+
+
 _EMBEDDED = {
     "image": ("model.vision_tower", "model.embed_vision"),
     "audio": ("model.audio_tower", "model.embed_audio"),
@@ -39,6 +66,14 @@ ROWS: dict[str, Architecture] = {
     "MossTranscribeDiarizeForConditionalGeneration": writes(audio=_TOWER),
     "Gemma4ForConditionalGeneration": _GEMMA4,
     "Gemma4UnifiedForConditionalGeneration": _GEMMA4,
+    "Gemma3nForConditionalGeneration": written(
+        _gemma3n, gone("image", "audio"), modalities=("image", "audio", "text")
+    ),
+    "Phi4MultimodalForCausalLM": written(
+        _phi4,
+        f"No image: its positions are closed to attention, and its features are zeros. {gone('audio')}",
+        modalities=("image", "audio", "text"),
+    ),
     "GraniteSpeechForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
     "GraniteSpeechPlusForConditionalGeneration": writes(audio=("model.encoder", "model.projector")),
     "Dots3NoteForConditionalGeneration": writes(image=("model.vision_tower",), audio=("model.audio_tower",)),

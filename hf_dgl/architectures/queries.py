@@ -1,12 +1,16 @@
-"""Features in front of a text, most of them through query tokens of a Q-Former: BLIP-2, InstructBLIP, GIT."""
+"""Features in front of a text, most of them through query tokens of a Q-Former: BLIP-2, InstructBLIP, GIT, Kosmos."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from hf_dgl.method.absence import (
+    Call,
     closed,
     empty_text,
+    framed,
     image_tokens,
     in_turn,
     no_tokens,
@@ -17,7 +21,7 @@ from hf_dgl.method.absence import (
 from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture
-from .sequence import ANSWER_NOTE, NO_PROMPT, first_token_id, image_token_id, text_modality, written
+from .sequence import ANSWER_NOTE, NO_PROMPT, among_text, first_token_id, gone, image_token_id, text_modality, written
 
 
 def _git(config: Any) -> dict[str, Modality]:
@@ -67,6 +71,20 @@ def _instructblip(config: Any) -> dict[str, Modality]:
     }
 
 
+_PROJECTED = {"image": ("vision_model", "image_to_text_projection")}
+_WORDS = "text_model.model.embed_tokens"
+
+
+def _pictured(call: Call) -> torch.Tensor:
+    """Kosmos: an argument tells where the image's query tokens are put, between `<image>` and `</image>`."""
+    places: torch.Tensor = call["image_embeds_position_mask"] == 1
+    return places
+
+
+_KOSMOS2 = among_text(_PROJECTED, _WORDS, places=framed(_pictured), demanded=("image",))
+_KOSMOS2_5 = among_text(_PROJECTED, _WORDS, places=framed(_pictured))
+
+
 def _table(config: Any) -> str:
     """The token embeddings of BLIP-2's language model: OPT (a decoder) or T5."""
     if getattr(config, "use_decoder_only_language_model", True):
@@ -87,4 +105,9 @@ ROWS: dict[str, Architecture] = {
     "InstructBlipForConditionalGeneration": written(
         _instructblip, "No image: the Q-Former does not attend to it, its query tokens read the text alone."
     ),
+    "InstructBlipVideoForConditionalGeneration": written(
+        _instructblip, "No video: the Q-Former does not attend to it, its query tokens read the text alone."
+    ),
+    "Kosmos2ForConditionalGeneration": written(_KOSMOS2, "No image: its query tokens are closed to attention."),
+    "Kosmos2_5ForConditionalGeneration": written(_KOSMOS2_5, gone("image")),
 }

@@ -51,6 +51,8 @@ ROWS: dict[str, Architecture] = {
         "its pictures become codes by an argmin, which passes no gradient, and the codes are read from the words' "
         "table: there is no image encoder to train. Use a class with a vision tower, e.g. "
         "Qwen2_5_VLForConditionalGeneration.",
+        "ChameleonForConditionalGeneration",
+        "Emu3ForConditionalGeneration",
         "GlmImageForConditionalGeneration",
     ),
     **_refused(

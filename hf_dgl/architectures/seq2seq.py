@@ -67,6 +67,7 @@ ROWS: dict[str, Architecture] = {
     "T5Gemma2ForSequenceClassification": Architecture(
         {"embeddings": _t5gemma2}, f"{gone('image')} {EMPTY}", ("image", "text"), **READ_FROM_TEXT
     ),
+    "T5Gemma2ForTokenClassification": Architecture({"embeddings": _t5gemma2}, f"{gone('image')} {EMPTY}"),
     "T5Gemma2ForConditionalGeneration": Architecture({"embeddings": _t5gemma2_writes}, f"{gone('image')} {EMPTY}"),
     "Florence2ForConditionalGeneration": Architecture({"embeddings": _florence2}, absent=f"{gone('image')} {EMPTY}"),
 }

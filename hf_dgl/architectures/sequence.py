@@ -40,6 +40,7 @@ INPUTS = {
             "pixel_values_images",
             "high_res_pixel_values",
         ),
+        *("image_pixel_values", "image_attention_mask", "flattened_patches", "width", "height"),
         *("pixel_values_local", "num_local_patches", "patches_grid", "image_grid_hw", "tile_fine_mask"),
         *("image_token_pooling", "image_grids", "image_num_crops", "video_token_pooling", "video_grids"),
     ),
@@ -47,6 +48,7 @@ INPUTS = {
         *("input_features", "feature_attention_mask", "input_features_mask", "audio_feature_lengths"),
         *("padding_mask", "chunk_sample_lengths", "input_values", "input_values_mask"),
         *("audio_input_ids", "audio_input_ids_mask"),
+        *("audio_input_features", "audio_embed_sizes", "audio_attention_mask"),
     ),
 }
 """The arguments that carry a modality, by any class's name for them. Videos go with the images: one encoder."""
@@ -82,9 +84,12 @@ def places_of(config: Any, modality: str, around: bool = True) -> tuple[int, ...
     Raises:
         ValueError: the config names none.
     """
+    num_places = len(_FEATURES[modality])
     names = [*_FEATURES[modality], *(_AROUND[modality] if around else ())]
-    tokens = [getattr(config, name, None) for name in names]
-    if all(token is None for token in tokens[: len(_FEATURES[modality])]):
+    tower = getattr(config, {"image": "vision_config", "audio": "audio_config"}[modality], None)
+    of_parts = [[getattr(part, name, None) for name in names] for part in (config, tower)]  # Phi-4's: in the tower's
+    tokens = next((found for found in of_parts if any(token is not None for token in found[:num_places])), None)
+    if tokens is None:
         name = _FEATURES[modality][0]
         raise ValueError(
             f"The config of model_type {config.model_type!r} has no `{name}`, so the {modality}'s places in "
@@ -125,6 +130,8 @@ def among_text(
     prompted: bool = True,
     parameters: Sequence[str] = (),
     framing: bool = False,
+    places: Tokens | None = None,
+    demanded: Sequence[str] = (),
 ) -> Declare:
     """Features among the tokens of a text.
 
@@ -134,18 +141,20 @@ def among_text(
         prompted: Whether a part of the sequence is an answer, to be predicted token by token.
         parameters: Of the first modality's, those beside its encoder.
         framing: Whether a medium always stands between two tokens of its own, which the config does not name.
+        places: Where the features are put, if an argument of the call says it and not the config.
+        demanded: Modalities whose inputs the model does not go without: absent, their features are zeros, and closed.
     """
 
     def declare(config: Any) -> dict[str, Modality]:
-        media = {name: _tokens_of(config, name, framing) for name in encoders}
+        media = {name: places or _tokens_of(config, name, framing) for name in encoders}
         first = next(iter(encoders))
         found = {
             name: Modality(
                 inputs=INPUTS[name],
                 encoder=encoder,
                 parameters=parameters if name == first else (),
-                absent="omit",
-                hide=closed(media[name], omit=INPUTS[name]),
+                absent="zero" if name in demanded else "omit",
+                hide=closed(media[name], omit=() if name in demanded else INPUTS[name]),
             )
             for name, encoder in encoders.items()
         }

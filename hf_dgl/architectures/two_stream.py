@@ -69,6 +69,22 @@ def _lxmert_masked(config: Any) -> dict[str, Modality]:
     return {**known, "text": labelled_text(config, list(known["text"].encoder))}
 
 
+def _grounding_dino(config: Any) -> dict[str, Modality]:
+    return {
+        "image": Modality(inputs=["pixel_values"], encoder=["model.backbone", "model.input_proj_vision.*"]),
+        "text": Modality(inputs=TEXT_INPUTS, encoder=["model.text_backbone", "model.text_projection"]),
+    }
+
+
+_GROUNDING_DINO = Architecture(
+    {"encoders": _grounding_dino},
+    absent="The modality's features are zero where they enter the fusion, which still attends to their places.",
+    method="multimodal_truncation",
+    note="Boxes are found in the picture and named by the words. Without the text the picture still has to find them; "
+    "without the picture the words can tell only what boxes are like on average. PEFT "
+    "cannot wrap this class (upstream tells no input embeddings), so there is no LoRA for it.",
+)
+
 _BRIDGETOWER = Architecture(
     {"encoders": _bridgetower},
     absent="The modality's tokens are zero, the other one does not attend to them, and their read-out is zero.",
@@ -92,6 +108,8 @@ ROWS: dict[str, Architecture] = {
         note="Words are predicted in the text's places, which are zero when the text is absent, so the fusion has to "
         "learn from the image alone, too.",
     ),
+    "GroundingDinoForObjectDetection": _GROUNDING_DINO,
+    "MMGroundingDinoForObjectDetection": _GROUNDING_DINO,
     "LxmertForQuestionAnswering": Architecture(
         {"encoders": _lxmert},
         absent="No image: the regions are zero, and the text does not attend to them. No text: the empty text, i.e. "

@@ -80,6 +80,7 @@ _WRITERS = {
     "Cohere2VisionForConditionalGeneration": writes(image=_TOWER),
     "GotOcr2ForConditionalGeneration": writes(image=_TOWER),
     "VipLlavaForConditionalGeneration": writes(image=_TOWER),
+    "FuyuForCausalLM": writes(image=("model.vision_embed_tokens",)),
     "FastVlmForConditionalGeneration": writes(image=_TOWER),
     "PerceptionLMForConditionalGeneration": writes(image=_TOWER),
     "AriaForConditionalGeneration": writes(image=_TOWER),

@@ -259,6 +259,8 @@ class Run:
                 return runs(*args, **kwargs)  # lets this pass end; then it is run again (`mismatch`)
             with torch.no_grad():
                 return answer(map_tensors(torch.Tensor.detach, runs(*args, **kwargs)))
+        if answer is _attached and call not in self.cuts[modality].exits:
+            answer = _detached  # its graph is behind the exit's; the model may write into it a second time (Gemma 3n)
         output = answer(self._remembered[call])
         if self.measurement is not None and self.current.name == modality:
             return self.measurement.watched(modality, call, True, output)

@@ -22,8 +22,6 @@ _LOSS = r"\b(labels|return_loss|\w+_labels|start_positions)\b|\bloss\s*="
 _INHERITED_LOSS = "ForSequenceClassification"  # upstream's mixin takes the labels as keyword arguments
 
 _SPEAKS = "it writes sound, and its loss is over audio codes or latents: text is what it speaks, not a second view"
-_OPEN = "no row yet: declare its modalities, or let `auto` find and prove them"
-_DETECTS = "its losses match boxes with words of the text, so one modality alone has none"
 OUTSIDE = {
     **dict.fromkeys(
         (
@@ -38,7 +36,6 @@ OUTSIDE = {
         ("ColQwen2ForRetrieval", "PeAudioFrameLevelModel"),
         "it embeds, and its loss compares the modalities (or it has none)",
     ),
-    **dict.fromkeys(("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), _DETECTS),
     **dict.fromkeys(("Sam3Model", "Sam3LiteTextModel"), "it computes no loss: its `labels` are of boxes it is shown"),
     **dict.fromkeys(
         ("SeamlessM4TModel", "SeamlessM4Tv2Model"), "it reads speech or text, never both: one is in place of the other"
@@ -60,20 +57,6 @@ OUTSIDE = {
     **dict.fromkeys(
         ("LayoutLMv3ForQuestionAnswering", "LayoutLMv3ForTokenClassification"),
         "it answers in the text's places: without the text there is nothing to be labelled",
-    ),
-    **dict.fromkeys(
-        (
-            "ChameleonForConditionalGeneration",
-            "Emu3ForConditionalGeneration",
-            "FuyuForCausalLM",
-            "Gemma3nForConditionalGeneration",
-            "InstructBlipVideoForConditionalGeneration",
-            "Kosmos2ForConditionalGeneration",
-            "Kosmos2_5ForConditionalGeneration",
-            "Phi4MultimodalForCausalLM",
-            "T5Gemma2ForTokenClassification",
-        ),
-        _OPEN,
     ),
 }
 """Neither known nor refused: what they would want."""

@@ -29,9 +29,10 @@ OF_THE_FUSION = {
     "CrossModalForSequenceClassification": r"\.(projections|fusion)\.",
     "FlavaForSequenceClassification": r"_to_mm_projection\.",
     "BridgeTowerFor(ImageAndTextRetrieval|MaskedLM)": r"\.cross_modal_",
-    "T5Gemma2ForSequenceClassification": r"\.decoder\.layers\.0\.(self_attn\.q_|pre_self_attn)",
+    "T5Gemma2For(Sequence|Token)Classification": r"\.decoder\.layers\.0\.(self_attn\.q_|pre_self_attn)",
     "Blip2(ForConditionalGeneration|Model)": r"\.embed_positions\.",  # read off the text's mask
-    "InstructBlipForConditionalGeneration": r"\.embed_positions\.|query_tokens|qformer\.(encoder|.*\.layernorm)",
+    "InstructBlip(Video)?ForConditionalGeneration": r"\.embed_positions\.|query_tokens|qformer\.(enc|.*\.layernorm)",
+    "(MM)?GroundingDinoForObjectDetection": r"\.encoder\.layers\.0\.fusion_layer\.",
     "LayoutLMv3ForSequenceClassification": r"\.rel_pos",
     "BlipFor.*-embeddings": r"\.encoder\.layer\.",
     "BlipFor.*-by_name": r"\.crossattention\.",

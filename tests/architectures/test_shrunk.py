@@ -25,9 +25,11 @@ SAMPLE = (
     "Qwen2_5_VLForConditionalGeneration",
     "VoxtralForConditionalGeneration",
 )
-FLOAT32 = (  # upstream casts inside the model, or its experts know no float64
-    *("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration", "Dots3NoteForConditionalGeneration"),
+FLOAT32 = (  # upstream casts inside the model, its experts know no float64, or a mask overflows in it (Kosmos 2)
+    *("Inkling2ForConditionalGeneration", "Gemma4ForConditionalGeneration", "Gemma3nForConditionalGeneration"),
+    *("Dots3NoteForConditionalGeneration", "Kosmos2ForConditionalGeneration"),
 )
+WITHOUT_LORA = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")  # PEFT raises on them
 EVERY = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in SHRUNK]
 
 
@@ -87,6 +89,10 @@ def exact_with_checkpointing(model: Any, modalities: Any, batch: Any, tolerance:
 
 
 def exact_with_lora(model: Any, modalities: Any, batch: Any, tolerance: float) -> None:
+    if type(model).__name__ in WITHOUT_LORA:
+        with pytest.raises(NotImplementedError, match="get_input_embeddings"):
+            get_peft_model(model, LoraConfig(target_modules="all-linear"))
+        return
     dtype = next(model.parameters()).dtype
     read_as_weights = tuple(path for path, module in model.named_modules() if type(module) is nn.MultiheadAttention)
     linear = [

@@ -163,3 +163,11 @@ def _vbert_tokens() -> Any:
     config, batch = _vbert()
     kinds = torch.randint(2, batch["input_ids"].shape)
     return config, {**batch, "labels": torch.where(batch["attention_mask"].bool(), kinds, -100)}
+
+
+@shrunk("FuyuForCausalLM")
+def _fuyu() -> Any:
+    """The image is patches and one linear layer."""
+    text = {"hidden_dropout": 0.0, "pad_token_id": 0}
+    batch = {**asked([(IMAGE, 4), (IMAGE, 4)], [(IMAGE, 4)], []), "pixel_values": torch.randn(3, 4, 192)}
+    return {"text_config": text, "patch_size": 8}, batch

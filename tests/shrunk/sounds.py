@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 import transformers as tf
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .build import AROUND, AUDIO, IMAGE, VIDEO, asked, kinds, shrunk, small
 from .qwen_vl import MROPE, VISION, seen
@@ -129,3 +131,63 @@ def _gemma4_unified() -> Any:
     audio = small(tf.Gemma4UnifiedAudioConfig, audio_embed_dim=8)
     config = {"vision_config": vision, "audio_config": audio, "text_config": GEMMA}
     return config, gemma4_batch(16, (4, 2), torch.randn(2, 4, 8))
+
+
+class TowerOfGemma3n(tf.PreTrainedModel):
+    """In place of timm's, which is not installed."""
+
+    config_class = tf.Gemma3nVisionConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.patches = nn.Conv2d(3, config.hidden_size, kernel_size=8, stride=8)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(last_hidden_state=self.patches(pixel_values.tanh()))
+
+
+@shrunk("Gemma3nForConditionalGeneration")
+def _gemma3n() -> Any:
+    """As in the real vocabulary, the end of an image is a token of the image's own table; so is that of a sound. The
+    sounds are filled up with its last token."""
+    tf.AutoModel.register(tf.Gemma3nVisionConfig, TowerOfGemma3n, exist_ok=True)
+    tower = {"hidden_size": 16, "vocab_size": 2, "vocab_offset": 60}
+    sizes = {"vocab_size": 2, "vocab_offset": 62, "input_feat_size": MEL, "sscp_conv_channel_size": [8, 4]}
+    sizes |= {"conf_attention_chunk_size": 4, "conf_attention_context_left": 5}
+    text = {"layer_types": ["sliding_attention", "full_attention"], "activation_sparsity_pattern": [0.0, 0.0]}
+    text |= {"vocab_size_per_layer_input": 60, "hidden_size_per_layer_input": 4, "num_kv_shared_layers": 0}
+    text |= {"intermediate_size": [32, 32], "laurel_rank": 4}
+    heard = torch.ones(2, 64, dtype=torch.bool)
+    heard[1, 32:] = False
+    batch = asked([(IMAGE, 16), (AUDIO, 6)], [(AUDIO, 6)], [(IMAGE, 16)])
+    batch |= {"pixel_values": torch.randn(2, 3, 32, 32), "input_features": torch.randn(2, 64, MEL)}
+    for end, own in ((AROUND[IMAGE][1], 61), (AROUND[AUDIO][1], 63)):
+        batch["input_ids"][batch["input_ids"] == end] = own
+    counts = {"audio_soft_tokens_per_image": 6, "vision_soft_tokens_per_image": 16}
+    config = {"vision_config": tower, "audio_config": sizes, "text_config": text}
+    return {**config, **counts, "eoi_token_id": 61, "eoa_token_id": 63}, {**batch, "input_features_mask": heard}
+
+
+@shrunk("Phi4MultimodalForCausalLM")
+def _phi4() -> Any:
+    """The ids of the places stand in the parts' configs. Row 0: a picture and a sound. Row 1: a shorter sound.
+    Row 2: a picture."""
+    vision = {"num_hidden_layers": 3, "image_size": 28, "patch_size": 7, "crop_size": 28, "image_token_id": IMAGE}
+    audio = {"num_blocks": 2, "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "input_size": MEL}
+    audio |= {"nemo_conv_channels": 16, "nemo_final_size": 1, "audio_token_id": AUDIO}
+    heard = torch.ones(2, FRAMES, dtype=torch.bool)
+    heard[1, FRAMES // 2 :] = False
+    batch = asked([(IMAGE, 13), (AUDIO, 2)], [(AUDIO, 1)], [(IMAGE, 13)])
+    pictures = {
+        "image_pixel_values": torch.randn(2, 2, 3, 28, 28),
+        "image_sizes": torch.full((2, 2), 28),
+        "image_attention_mask": torch.ones(2, 2, 4, 4),
+    }
+    sounds = {
+        "audio_input_features": torch.randn(2, FRAMES, MEL),
+        "audio_embed_sizes": torch.tensor([2, 1]),
+        "audio_attention_mask": heard,
+    }
+    return {"vision_config": vision, "audio_config": audio}, {**batch, **pictures, **sounds}

@@ -29,15 +29,16 @@ REFUSED = {
     **dict.fromkeys(["CLIPModel", "SiglipModel", "ClapModel", "BridgeTowerForContrastiveLearning"], CONTRASTIVE),
     **dict.fromkeys(["WhisperForConditionalGeneration", "SpeechEncoderDecoderModel"], ONE_INPUT),
     **dict.fromkeys(["VisionEncoderDecoderModel", "SpeechT5ForSpeechToText"], ONE_INPUT),
-    "ChameleonForConditionalGeneration": "No module of the model sees 'text' alone",  # nor the image's codes
+    "ChameleonForConditionalGeneration": "its pictures become codes by an argmin",
     "UdopForConditionalGeneration": "boxes enter the words, the patches and the attention's bias",
+    "Gemma3nForConditionalGeneration": "WRONG .relative error nan",  # zeros: it has a square root of their norm
     "VisualBertForMultipleChoice": "choices differ in their text alone",
 }
 """Rightly refused: class -> why."""
 
 FINER = {
     "CrossModalForSequenceClassification": "projections",
-    "InstructBlipForConditionalGeneration": "qformer",
+    **dict.fromkeys(["InstructBlipForConditionalGeneration", "InstructBlipVideoForConditionalGeneration"], "qformer"),
 }
 """What sees one modality only, and the table counts as fusion all the same: a legal choice, too."""
 
@@ -45,6 +46,8 @@ COARSER = {
     **dict.fromkeys(["ViltForQuestionAnswering", "ViltForImagesAndTextClassification"], "cls_token|position_emb"),
     **dict.fromkeys(["VisualBertForVisualReasoning", "VisualBertForQuestionAnswering"], "(position|type)_embeddings"),
     "LayoutLMv3ForSequenceClassification": r"\.(cls_token|pos_embed|norm\.)",
+    **dict.fromkeys(["GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"], "text_projection"),
+    "Phi4MultimodalForCausalLM": "_proj_for_speech",  # of sounds without pictures beside them
     "Ovis2ForConditionalGeneration": "visual_embeddings_table",
     "VideoLlavaForConditionalGeneration": "multi_modal_projector",  # of images and videos, which have a tower each
 }
