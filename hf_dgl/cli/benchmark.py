@@ -84,6 +84,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     for name, value in result.description.items():
         console.print(f"{name}: {value}", highlight=False)
     console.print(f"DGL's FLOPs above the floor: {result.above_floor:.1%}", highlight=False)
+    if result.evaluation is not None:
+        said = "evaluation, fused and each modality alone, over fused only (FLOPs)"
+        console.print(f"{said}: {result.evaluation:.3f}", highlight=False)
     if result.first_step is not None:
         console.print(f"first step of DGL, its trial included: {1e3 * result.first_step:.1f} ms", highlight=False)
     if result.bookkeeping_share is not None:

@@ -43,7 +43,9 @@ class GradientNet:
 
     def begin(self, modalities: Iterable[str]) -> None:
         """Watches the next forward and its backward, of those modalities with a unimodal pass that are new."""
-        self._open = set(modalities) - self._settled
+        # Fake tensors (a count of operations) have shapes only: there are no values to look at.
+        are_fake = any(isinstance(module._parameters[name], FakeTensor) for module, name, _ in self._partition.slots)
+        self._open = set() if are_fake else set(modalities) - self._settled
         self._backward, self._at_output, self._at_encoder = False, {}, {}
         self._gates = self._closed_gates() if self._open else []  # before an optimizer opens them
 
@@ -81,8 +83,6 @@ class GradientNet:
         if not self._open or not self._backward:
             return
         watched, self._open = sorted(self._open), set()
-        if any(isinstance(flag, FakeTensor) for flag in self._at_output.values()):
-            return  # shapes only (a count of operations): there are no values to look at
         for name in watched:
             if name not in self._at_output:
                 raise RuntimeError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -58,6 +59,8 @@ class BenchmarkResult:
         bookkeeping: Median seconds per step that DGL spends outside of the model's forwards and the backward (hooks,
             `requires_grad` flags, losses); None if nothing was timed.
         description: Of the case: modalities, parameters, device, ...
+        evaluation: FLOPs of scoring a batch fused and by each modality alone, over those of its fused scores only;
+            None: not counted (fake tensors).
         first_step: Seconds of the first step of DGL, which looks at the graph (one more forward); None: not timed.
         saved: `joint`, `dgl`, and both with activation checkpointing (where the model has it) -> part of the model ->
             bytes that autograd saves for the backward.
@@ -67,6 +70,7 @@ class BenchmarkResult:
     costs: dict[str, Cost]
     bookkeeping: float | None
     description: dict[str, Any]
+    evaluation: float | None = None
     first_step: float | None = None
     saved: dict[str, dict[str, int]] = field(default_factory=dict)
     sweep: list[dict[str, Any]] = field(default_factory=list)
@@ -297,9 +301,25 @@ def _measure(procedures: Procedures, steps: int) -> BenchmarkResult:
         costs,
         statistics.median(bookkeeping) if bookkeeping else None,
         description,
+        None if is_fake else _evaluation(procedures),  # upstream's masks look at values there
         first_step if rounds else None,
         _saved(procedures),
     )
+
+
+def _evaluation(procedures: Procedures) -> float:
+    """By operations: each encoder runs once, and the fusion once more for each modality."""
+    model, handle = procedures.model, procedures.handle
+    model.eval()
+    counts = []
+    try:
+        for context in (nullcontext(), handle.unimodal_outputs()):
+            with context, torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+                model(**procedures.batch)
+            counts.append(counter.get_total_flops())
+    finally:
+        model.train()
+    return counts[1] / counts[0]
 
 
 def _saved(procedures: Procedures) -> dict[str, dict[str, int]]:

@@ -135,6 +135,11 @@ def test_the_time_ratio_is_taken_round_by_round() -> None:
     assert result.table().rows[2][3:7] == ["–"] * 4
 
 
+def test_evaluation_runs_each_encoder_once() -> None:
+    result = benchmark_shape(Shape(hidden_size=64, batch_size=2, dropout=0.0), steps=1, device="cpu")
+    assert result.evaluation is not None and 1.0 < result.evaluation < 1.2  # 12 + 12 layers, and a fusion of 2
+
+
 def test_what_is_saved_is_told_by_part(image_text_model: Any, image_text_batch: dict[str, Any]) -> None:
     result = benchmark(image_text_model, image_text_batch, steps=1)
     joint, dgl, checkpointed = (result.saved[name] for name in ("joint", "dgl", "dgl, checkpointed"))
