@@ -22,7 +22,6 @@ _LOSS = r"\b(labels|return_loss|\w+_labels|start_positions)\b|\bloss\s*="
 _INHERITED_LOSS = "ForSequenceClassification"  # upstream's mixin takes the labels as keyword arguments
 
 _SPEAKS = "it writes sound, and its loss is over audio codes or latents: text is what it speaks, not a second view"
-_OPEN = "no row yet: declare its modalities, or let `auto` find and prove them"
 OUTSIDE = {
     **dict.fromkeys(
         (
@@ -59,13 +58,6 @@ OUTSIDE = {
         ("LayoutLMv3ForQuestionAnswering", "LayoutLMv3ForTokenClassification"),
         "no row: it answers in the text's places, which an empty text would cut off; `auto` leaves them there, and is "
         "exact and leak-free (test_every_class.py)",
-    ),
-    **dict.fromkeys(
-        (
-            *("LxmertForPreTraining", "ViltForMaskedLM", "ViltForTokenClassification"),
-            *("VisualBertForPreTraining", "VisualBertForRegionToPhraseAlignment"),
-        ),
-        _OPEN,
     ),
 }
 """Neither known nor refused: what they would want."""
