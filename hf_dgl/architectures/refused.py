@@ -81,6 +81,12 @@ ROWS: dict[str, Architecture] = {
         "VisualBertForMultipleChoice",
     ),
     **_refused(
+        "its loss points from phrases to regions, and without the image there is none to point at. Use "
+        "VisualBertForVisualReasoning or VisualBertForQuestionAnswering on the same checkpoint, or train it jointly "
+        "by transformers.Trainer.",
+        "VisualBertForRegionToPhraseAlignment",
+    ),
+    **_refused(
         "it raises on `labels`: training is not implemented upstream. Use ViltForQuestionAnswering with two answers "
         "(match or not) on the same checkpoint.",
         "ViltForImageAndTextRetrieval",

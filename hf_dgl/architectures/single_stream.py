@@ -5,9 +5,23 @@ The encoders are little more than embeddings here: DGL has less to train than in
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from hf_dgl.method.absence import Call, Hide, first_token_only, inner_tokens, no_features, other_text, other_words
+from hf_dgl.method.absence import (
+    Call,
+    Hide,
+    Tokens,
+    all_words,
+    first_token_only,
+    inner_tokens,
+    no_features,
+    no_tokens,
+    only_the_first,
+    other_text,
+    other_words,
+    words_shown,
+)
 from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture, Declare
@@ -24,6 +38,18 @@ def _text(encoder: list[str], *beside: str, inputs: tuple[str, ...] = TEXT_INPUT
         absent="omit",
         hide=first_token_only("input_ids", *beside, and_last=keep_end),
         vary=other_text(inner_tokens) if keep_end else other_words("input_ids", *(set(beside) & {"bbox"})),
+    )
+
+
+def labelled_text(config: Any, encoder: list[str], tokens: Tokens = words_shown) -> Modality:
+    """Text each of whose places may have a label. Absent, its first token alone is read; of a masked language model
+    the places that are to be predicted (`[MASK]`) stay, too."""
+    return Modality(
+        inputs=TEXT_INPUTS,
+        encoder=encoder,
+        absent="omit",
+        hide=only_the_first(tokens, config.pad_token_id or 0),
+        vary=other_text(tokens),
     )
 
 
@@ -53,6 +79,13 @@ def _vilt(config: Any) -> dict[str, Modality]:
     }
 
 
+def _vilt_labels(tokens: Tokens) -> Declare:
+    def declare(config: Any) -> dict[str, Modality]:
+        return {**_vilt(config), "text": labelled_text(config, ["vilt.embeddings.text_embeddings"], tokens)}
+
+    return declare
+
+
 def _visual_bert(keep_end: bool = False) -> Declare:
     def declare(config: Any) -> dict[str, Modality]:
         embeddings = "visual_bert.embeddings"
@@ -64,6 +97,21 @@ def _visual_bert(keep_end: bool = False) -> Declare:
         }
 
     return declare
+
+
+def _visual_bert_masked(config: Any) -> dict[str, Modality]:
+    """It has a label for each region, too, which go with them."""
+    known = _visual_bert()(config)
+    drop = no_tokens(*REGIONS)
+
+    def no_regions(call: Call) -> Call:
+        labels = call.get("labels")
+        return drop(
+            call if labels is None else {**call, "labels": labels[:, : call["input_ids"].shape[1]].contiguous()}
+        )
+
+    text = labelled_text(config, list(known["text"].encoder))
+    return {"image": replace(known["image"], hide=no_regions), "text": text}
 
 
 def _layoutlmv3(config: Any) -> dict[str, Modality]:
@@ -93,6 +141,15 @@ def _tvp(config: Any) -> dict[str, Modality]:
 
 
 _EMPTY = "No text: the empty text, i.e. its first token alone, which is read out."
+MASKED = "No text: its first token and the masked places; the words are predicted from the image."
+
+
+def labels_in_the_text(declare: Declare, absent: str, partition: str = "embeddings") -> Architecture:
+    """The row of a class whose labels are predicted in the text's places."""
+    note = "Labels are predicted in the text's places, so the fusion has to learn from the image alone, too."
+    return Architecture({partition: declare}, absent, method="multimodal_truncation", note=note)
+
+
 _VILT = Architecture(
     {"embeddings": _vilt},
     absent=f"No image: no patches. {_EMPTY}",
@@ -102,6 +159,9 @@ _VILT = Architecture(
 ROWS: dict[str, Architecture] = {
     "ViltForQuestionAnswering": _VILT,
     "ViltForImagesAndTextClassification": _VILT,
+    "ViltForMaskedLM": labels_in_the_text(_vilt_labels(words_shown), f"No image: no patches. {MASKED}"),
+    "ViltForTokenClassification": labels_in_the_text(_vilt_labels(all_words), f"No image: no patches. {_EMPTY}"),
+    "VisualBertForPreTraining": labels_in_the_text(_visual_bert_masked, f"No image: no regions. {MASKED}"),
     "VisualBertForVisualReasoning": Architecture(
         {"embeddings": _visual_bert()}, absent=f"No image: no regions. {_EMPTY}"
     ),

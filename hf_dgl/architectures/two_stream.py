@@ -8,8 +8,7 @@ from hf_dgl.method.absence import first_token_only, other_words
 from hf_dgl.method.modalities import Modality
 
 from .architecture import Architecture
-
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from .single_stream import MASKED, TEXT_INPUTS, labelled_text, labels_in_the_text
 
 
 def _cross_modal(config: Any) -> dict[str, Modality]:
@@ -65,6 +64,11 @@ def _lxmert(config: Any) -> dict[str, Modality]:
     }
 
 
+def _lxmert_masked(config: Any) -> dict[str, Modality]:
+    known = _lxmert(config)
+    return {**known, "text": labelled_text(config, list(known["text"].encoder))}
+
+
 def _grounding_dino(config: Any) -> dict[str, Modality]:
     return {
         "image": Modality(inputs=["pixel_values"], encoder=["model.backbone", "model.input_proj_vision.*"]),
@@ -112,5 +116,10 @@ ROWS: dict[str, Architecture] = {
         "its first token alone.",
         method="multimodal_truncation",
         note="The answer is read from a text token only, so the fusion has to learn from the image alone, too.",
+    ),
+    "LxmertForPreTraining": labels_in_the_text(
+        _lxmert_masked,
+        f"No image: the regions are zero, and the text does not attend to them. {MASKED}",
+        partition="encoders",
     ),
 }

@@ -194,6 +194,30 @@ def after_first(tokens: Tokens) -> Tokens:
     return rest
 
 
+def words_shown(call: Call) -> torch.Tensor:
+    """The text behind its first attended token (`[CLS]`), without the places whose words are to be predicted (where
+    `labels`, one per token and perhaps more for what stands behind the text, are not -100)."""
+    attended = _mask_of(call, "attention_mask", "input_ids").bool()
+    behind = attended & (attended.cumsum(1) > 1)
+    labels = call.get("labels")
+    return behind if labels is None else behind & (labels[:, : behind.shape[1]] == -100)
+
+
+def all_words(call: Call) -> torch.Tensor:
+    """The text behind its first attended token (`[CLS]`)."""
+    return words_shown({key: value for key, value in call.items() if key != "labels"})
+
+
+def only_the_first(tokens: Tokens, pad: int, mask: str = "attention_mask", ids: str = "input_ids") -> Hide:
+    """The empty text where each place has a label, so none can be dropped: `tokens` become padding, and closed."""
+
+    def hide(call: Call) -> Call:
+        hidden = tokens(call)
+        return closed(lambda _: hidden, mask=mask, ids=ids)({**call, ids: call[ids].masked_fill(hidden, pad)})
+
+    return hide
+
+
 def inner_tokens(call: Call) -> torch.Tensor:
     """The text between its first and its last attended token (`[CLS]` and `[SEP]`)."""
     attended = _mask_of(call, "attention_mask", "input_ids").bool()

@@ -122,3 +122,19 @@ def test_a_stream_of_sound_and_text_goes_together(left_out):
 def test_the_base_model_of_ovis2_takes_labels_and_gives_no_loss():
     model, batch = SHRUNK["Ovis2ForConditionalGeneration"]()
     assert "labels" in batch and "loss" not in model.model(**batch)
+
+
+@pytest.mark.slow
+def test_phrases_point_to_nothing_without_regions():
+    model, batch = SHRUNK["VisualBertForPreTraining"]()
+    model = transformers.VisualBertForRegionToPhraseAlignment(model.config)
+    rows, regions = batch["visual_attention_mask"].shape
+    del batch["sentence_image_labels"]
+    batch |= {
+        "region_to_phrase_position": torch.full((rows, 1), 3),
+        "labels": torch.rand(rows, 1, regions).softmax(-1),
+    }
+    assert model(**batch).loss > 0
+    cut = ("visual_embeds", "visual_attention_mask")
+    alone = {**batch, **{name: batch[name][:, :0] for name in cut}, "labels": batch["labels"][..., :0]}
+    assert model(**alone).loss == 0
