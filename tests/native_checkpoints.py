@@ -163,6 +163,37 @@ def _qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
     return tf.Qwen2_5_VLForConditionalGeneration(config), processor
 
 
+def _qwen2_5_omni(tokenizer: Any) -> tuple[Any, Any]:
+    """The thinker alone, which reads all three and writes text."""
+    tokens = {f"{kind}_token": f"<|{kind}_pad|>" for kind in ("image", "audio", "video")}
+    tokens |= {f"vision_{end}_token": f"<|vision_{end}|>" for end in ("bos", "eos")}
+    tokens |= {f"audio_{end}_token": f"<|audio_{end}|>" for end in ("bos", "eos")}
+    tokenizer.init_kwargs["extra_special_tokens"] = tokens
+    tokenizer._set_model_specific_special_tokens(special_tokens=tokens)
+    ids = _ids(tokenizer, image="<|image_pad|>", audio="<|audio_pad|>", video="<|video_pad|>")
+    ids |= _ids(tokenizer, vision_start="<|vision_bos|>", vision_end="<|vision_eos|>")
+    ids |= _ids(tokenizer, audio_start="<|audio_bos|>", audio_end="<|audio_eos|>")
+    ear = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "d_model": 16, "output_dim": 16}
+    config = tf.Qwen2_5OmniThinkerConfig(
+        text_config={**LANGUAGE, **MROPE, "vocab_size": len(tokenizer)},
+        vision_config={
+            **EYE,
+            "hidden_size": 16,
+            "out_hidden_size": 16,
+            "window_size": 16,
+            "fullatt_block_indexes": [0],
+        },
+        audio_config={**ear, "num_mel_bins": 8, "max_source_positions": 50, "n_window": 25},
+        **ids,
+    )
+    template = _chat("<|image_pad|>", "<|audio_bos|><|audio_pad|><|audio_eos|>", ("<|vision_bos|>", "<|vision_eos|>"))
+    sounds = tf.WhisperFeatureExtractor(feature_size=8, chunk_length=1, return_attention_mask=True)
+    processor = tf.Qwen2_5OmniProcessor(
+        image_processor=_qwen_images(), feature_extractor=sounds, tokenizer=tokenizer, chat_template=template
+    )
+    return tf.Qwen2_5OmniThinkerForConditionalGeneration(config), processor
+
+
 def without_videos(monkeypatch: Any) -> None:
     """Processors that also read videos need torchvision; where it is not, this lets them read all else."""
     if importlib.util.find_spec("torchvision") is not None:
@@ -174,7 +205,17 @@ def without_videos(monkeypatch: Any) -> None:
             setattr(self, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>"))
         tf.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
+    def init_omni(
+        self: Any, image_processor: Any = None, feature_extractor: Any = None, tokenizer: Any = None, **kwargs: Any
+    ) -> None:
+        for name in ("image", "audio", "video", "vision_bos", "vision_eos", "audio_bos", "audio_eos"):
+            setattr(self, f"{name}_token", getattr(tokenizer, f"{name}_token"))
+        for name in ("image", "audio", "video"):
+            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(getattr(self, f"{name}_token")))
+        tf.ProcessorMixin.__init__(self, image_processor, feature_extractor, tokenizer, **kwargs)
+
     monkeypatch.setattr(tf.Qwen2_5_VLProcessor, "__init__", init)
+    monkeypatch.setattr(tf.Qwen2_5OmniProcessor, "__init__", init_omni)
 
 
 def _gemma3(tokenizer: Any) -> tuple[Any, Any]:
@@ -215,6 +256,13 @@ _BUILDERS: dict[str, tuple[Callable[[Any], tuple[Any, Any]], tuple[str, ...]]] =
     "gemma3": (_gemma3, ("<image_soft>", "<boi>", "<eoi>")),
     "qwen2_audio": (_qwen2_audio, ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")),
     "qwen2_5_vl": (_qwen2_5_vl, ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")),
+    "qwen2_5_omni": (
+        _qwen2_5_omni,
+        (
+            *("<|image_pad|>", "<|video_pad|>", "<|audio_pad|>"),
+            *("<|vision_bos|>", "<|vision_eos|>", "<|audio_bos|>", "<|audio_eos|>"),
+        ),
+    ),
     "modernvbert": (_modernvbert, ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")),
 }
 

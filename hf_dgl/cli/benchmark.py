@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl benchmark --help` lists what there is.")
     else:
         result = benchmark_shape(Shape(**sizes), **options)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments.recipe is None:
+        _communication(Shape(**sizes), result.description["device"])
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     console = Console()
@@ -94,6 +97,17 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.plot:
         plot_sweep(result.sweep, arguments.plot)
         console.print(f"The plot is in {arguments.plot}", highlight=False, soft_wrap=True)
+
+
+def _communication(shape: Any, device: str) -> None:
+    """What the processes of a launcher say to one another in a step; printed by the first of them."""
+    from rich.console import Console
+
+    from hf_dgl.analysis.benchmark.communication import communication_table
+
+    table = communication_table(shape, device.partition(" ")[0])
+    if os.environ.get("RANK", "0") == "0":
+        _print(Console(), table, "collectives of one training step, and the MiB of their tensors")
 
 
 def _print(console: Any, content: Any, title: str) -> None:

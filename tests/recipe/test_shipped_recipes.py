@@ -43,6 +43,7 @@ NATIVE = {  # Hub id -> its tiny likeness
     "Salesforce/blip-vqa-base": "blip",
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl",
     "Qwen/Qwen2-Audio-7B-Instruct": "qwen2_audio",
+    "Qwen/Qwen2.5-Omni-3B": "qwen2_5_omni",
     "google/gemma-3-4b-it": "gemma3",
 }
 
@@ -271,7 +272,18 @@ def _mosei(folder: Path) -> None:
         (folder / f"{split}.csv").write_text("\n".join(["image,audio,text,sentiment", *rows]), encoding="utf-8")
 
 
+def _mosei_words(folder: Path) -> None:
+    for split in ("train", "validation", "test"):
+        rows = [
+            f"{_file(folder / 'frames' / f'{i}.png', _png())},{_file(folder / 'sounds' / f'{i}.wav', _wav(16000))},"
+            f"{_text(i)},{['positive', 'neutral', 'negative'][i % 3]}"
+            for i in range(ROWS)
+        ]
+        (folder / f"{split}.csv").write_text("\n".join(["image,audio,text,answer", *rows]), encoding="utf-8")
+
+
 FOLDERS = {
+    "data/mosei_words": _mosei_words,
     "data/food101": _food101,
     "data/mmimdb": _mmimdb,
     "data/vqa_lxmert": _vqa_lxmert,

@@ -18,6 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_dgl.architectures import disentangle, modalities_of
+from hf_dgl.reports.result_tables import Table
+
+from .shapes import Shape, build
 
 _KINDS = {
     "allgather_": "all-gather",
@@ -108,6 +111,29 @@ def communication(model: nn.Module, batch: Mapping[str, Any], wrapping: str = "f
             handle.remove()
         found[method] = dict(counter.found)
     return found
+
+
+def communication_table(shape: Shape, device: str) -> Table:
+    """[`communication`] of a model of any shape under each of `WRAPPINGS`, by the processes of a launcher: a row per
+    wrapping and method, with the number of collectives and their MiB. Every process must call it.
+
+    Example:
+
+        >>> communication_table(Shape(hidden_size=64), "cpu").rows[0][:2]
+        ['ddp', 'joint']
+    """
+    distributed = torch.distributed
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    kinds = ("all-gather", "reduce-scatter", "all-reduce")
+    rows = []
+    with build(shape.config(), shape.batch(), device) as (model, batch):
+        for wrapping in WRAPPINGS:
+            for method, found in communication(model, batch, wrapping).items():
+                entries = [found.get(kind, {"collectives": 0, "bytes": 0}) for kind in kinds]
+                cells = [(str(entry["collectives"]), f"{entry['bytes'] / 2**20:.2f}") for entry in entries]
+                rows.append([wrapping, method, *(cell for pair in cells for cell in pair)])
+    return Table(["wrapping", "step", "gathers", "MiB", "scatters", "MiB", "reduces", "MiB"], rows)
 
 
 def _wrap(model: Any, wrapping: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_dgl.analysis.benchmark.communication import WRAPPINGS, communication, on_paper
-from tests.processes import in_two_processes
+from tests.processes import hf_dgl_as_launched, in_two_processes
 from tests.tiny import tiny_batch, tiny_model
 
 NAMES = ("image", "text")
@@ -40,6 +40,14 @@ def test_two_processes(tmp_path: Path) -> None:
     # Each modality alone gathers its own layers of the fusion, for forward and backward; encoders answer from memory.
     assert gathered["fsdp"]["dgl"] - gathered["fsdp"]["joint"] == 2 * 4 * sizes["layers"]
     assert gathered["fsdp, fusion kept"]["dgl"] == gathered["fsdp"]["joint"]
+
+
+@pytest.mark.slow
+def test_the_command_under_a_launcher(tmp_path: Path) -> None:
+    sizes = "--image_layers 1 --text_layers 1 --hidden_size 16 --image_size 32 --text_length 4 --fusion_layers 1"
+    printed = hf_dgl_as_launched(["benchmark", "--steps", "0", *sizes.split()], tmp_path)
+    assert printed.count("collectives of one training step") == 1
+    assert printed.count("fsdp, fusion kept") == 2
 
 
 def test_an_unknown_wrapping() -> None:
