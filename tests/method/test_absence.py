@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from hf_dgl.method.absence import (
+    all_words,
     closed,
     empty_text,
     first_token_only,
@@ -11,10 +12,12 @@ from hf_dgl.method.absence import (
     in_turn,
     no_features,
     no_tokens,
+    only_the_first,
     other_text,
     other_words,
     prompt_tokens,
     text_tokens,
+    words_shown,
 )
 from hf_dgl.method.modalities import Modality
 
@@ -96,3 +99,17 @@ def test_what_is_omitted_without_a_function():
 def test_what_stands_around_a_medium_goes_with_it():
     ids = torch.tensor([[5, 8, 60, 60, 9, 6], [60, 9, 6, 8, 60, 9]])
     assert framed(image_tokens(60))({"input_ids": ids}).long().tolist() == [[0, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 1]]
+
+
+def test_of_a_text_with_labels_the_first_token_and_the_masked_places_stay():
+    """Right- and left-padded; a label more per row is of what stands behind the text."""
+    call = {
+        "input_ids": torch.tensor([[1, 5, 4, 6, 0], [0, 1, 4, 7, 8]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]]),
+        "labels": torch.tensor([[-100, -100, 9, -100, -100, 3], [-100, -100, 9, -100, -100, 3]]),
+    }
+    hidden = only_the_first(words_shown, PAD)(dict(call))
+    assert hidden["input_ids"].tolist() == [[1, 0, 4, 0, 0], [0, 1, 4, 0, 0]]
+    assert hidden["attention_mask"].tolist() == [[1, 0, 1, 0, 0], [0, 1, 1, 0, 0]]
+    assert only_the_first(all_words, PAD)(dict(call))["input_ids"].tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
+    assert hidden["labels"] is call["labels"]

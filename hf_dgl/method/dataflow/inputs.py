@@ -37,7 +37,7 @@ def group_inputs(
     """The batch's arguments by modality; those of no modality under `labels` and `fusion`.
 
     Args:
-        batch: Keyword arguments of a model's forward. A nested dict is one modality, by its key.
+        batch: Keyword arguments of a model's forward. A nested dict is one modality, by its key, or labels.
         declared: Modality -> names of arguments, before all rules. `{"fusion": [...]}` are arguments of no modality.
 
     Raises:
@@ -92,9 +92,9 @@ def with_vision(groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, .
 
 
 def _by_name(name: str, value: Any) -> str | None:
-    if isinstance(value, Mapping):
-        return name
     by_name = next((modality for modality, pattern in _RULES if re.search(pattern, name)), None)
+    if isinstance(value, Mapping) and by_name != TARGET:
+        return name
     return FUSION if by_name is None and STRUCTURE.search(name) else by_name
 
 

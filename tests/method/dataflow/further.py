@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from torch import nn
 
-from tests.architectures_tiny import BERT, CLASSES, LLAMA, B, L, answers, ids, image, text, with_places
+from tests.architectures_tiny import BERT, CLASSES, LLAMA, B, L, answers, image, text, with_places
 
 FURTHER: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {}
 
@@ -28,26 +28,6 @@ def further(build: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
 
     FURTHER[build.__name__] = seeded
     return build
-
-
-@further
-def LxmertForPreTraining() -> Any:
-    """Words are masked, answers predicted and matches judged at once."""
-    sizes = {key: value for key, value in BERT.items() if key != "num_hidden_layers"}
-    config = tf.LxmertConfig(
-        **sizes, l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=10, num_qa_labels=CLASSES, task_obj_predict=False
-    )
-    regions = {"visual_feats": torch.randn(B, 5, 10), "visual_pos": torch.rand(B, 5, 4)}
-    predicted = {"labels": ids(), "matched_label": torch.tensor([0, 1, 1]), "ans": torch.tensor([1, 2, 3])}
-    return tf.LxmertForPreTraining(config), {**text(), **regions, **predicted}
-
-
-@further
-def VisualBertForPreTraining() -> Any:
-    batch = {**text(), "visual_embeds": torch.randn(B, 5, 10), "visual_attention_mask": torch.ones(B, 5)}
-    labels = torch.cat([ids(), torch.full((B, 5), -100)], 1)
-    config = tf.VisualBertConfig(**BERT, visual_embedding_dim=10)
-    return tf.VisualBertForPreTraining(config), {**batch, "labels": labels}
 
 
 @further
@@ -83,18 +63,3 @@ def _layoutlmv3(labels: int = CLASSES) -> Any:
 def _page() -> dict[str, torch.Tensor]:
     corner = torch.randint(0, 30, (B, L, 2))
     return {**text(), "bbox": torch.cat([corner, corner + 5], -1), **image()}
-
-
-@further
-def ViltForMaskedLM() -> Any:
-    """Draws the order of its patches in evaluation, too."""
-    config = tf.ViltConfig(**BERT, image_size=16, patch_size=8)
-    batch = {**text(), **image(), "pixel_mask": torch.ones(B, 16, 16, dtype=torch.long)}
-    return tf.ViltForMaskedLM(config), {**batch, "labels": ids()}
-
-
-@further
-def ViltForTokenClassification() -> Any:
-    config = tf.ViltConfig(**BERT, image_size=16, patch_size=8, num_labels=CLASSES)
-    batch = {**text(), **image(), "pixel_mask": torch.ones(B, 16, 16, dtype=torch.long)}
-    return tf.ViltForTokenClassification(config), {**batch, "labels": torch.randint(CLASSES, (B, L))}

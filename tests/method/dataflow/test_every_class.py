@@ -32,6 +32,7 @@ REFUSED = {
     "ChameleonForConditionalGeneration": "its pictures become codes by an argmin",
     "UdopForConditionalGeneration": "boxes enter the words, the patches and the attention's bias",
     "Gemma3nForConditionalGeneration": "WRONG .relative error nan",  # zeros: it has a square root of their norm
+    "MuseSparkForConditionalGeneration": "No module of the model sees 'text' alone",  # sounds pass its table's norm
     "VisualBertForMultipleChoice": "choices differ in their text alone",
 }
 """Rightly refused: class -> why."""
@@ -44,7 +45,9 @@ FINER = {
 
 COARSER = {
     **dict.fromkeys(["ViltForQuestionAnswering", "ViltForImagesAndTextClassification"], "cls_token|position_emb"),
+    **dict.fromkeys(["ViltForMaskedLM", "ViltForTokenClassification"], "cls_token|position_emb"),
     **dict.fromkeys(["VisualBertForVisualReasoning", "VisualBertForQuestionAnswering"], "(position|type)_embeddings"),
+    "VisualBertForPreTraining": "(position|type)_embeddings",
     "LayoutLMv3ForSequenceClassification": r"\.(cls_token|pos_embed|norm\.)",
     **dict.fromkeys(["GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"], "text_projection"),
     "Phi4MultimodalForCausalLM": "_proj_for_speech",  # of sounds without pictures beside them

@@ -292,6 +292,13 @@ def test_attention_mask_of_a_waveform_is_not_text() -> None:
     assert group_inputs(batch) == {"labels": ("labels",), "audio": ("input_values", "attention_mask")}
 
 
+def test_a_dict_of_labels_is_no_modality():
+    """LXMERT's `obj_labels`."""
+    ids = torch.ones(1, 2, dtype=torch.long)
+    batch = {"input_ids": ids, "obj_labels": {"obj": (ids, ids.float())}, "image": {"pixel_values": torch.rand(1, 3)}}
+    assert group_inputs(batch) == {"text": ("input_ids",), "labels": ("obj_labels",), "image": ("image",)}
+
+
 def test_code_can_be_pasted() -> None:
     model, batch = TINY["LlavaForConditionalGeneration"]()
     scope: dict[str, Any] = {}
