@@ -18,7 +18,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
         help="try a fine-tuned model on a page in the browser",
         description="Serve a page on which a fine-tuned model can be tried, on this machine only unless --host says "
-        "otherwise. Stop it with Ctrl+C. Needs gradio: the extra `demo`.",
+        "otherwise. Stop it with Ctrl+C. Needs gradio: "
+        'pip install -c constraints.txt -e ".[demo]" in a checkout, pip install "hf-dgl[demo]" elsewhere.',
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument(

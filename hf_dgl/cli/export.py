@@ -15,7 +15,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="write a fine-tuned model as ONNX",
         description="Write a fine-tuned model as one ONNX graph that takes any subset of the modalities, after "
         "comparing its answers with torch's. In Python: hf_dgl.inference.onnx.OnnxModel runs it. "
-        "Needs ONNX: the extra `onnx`.",
+        "Needs ONNX: "
+        'pip install -c constraints.txt -e ".[onnx]" in a checkout, pip install "hf-dgl[onnx]" elsewhere.',
     )
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument("--onnx", metavar="FILE", required=True, help="where to, e.g. model.onnx")

@@ -337,7 +337,7 @@ def only_rows(tree: Any, rows: Any) -> Any:
     """Some rows of an array or tensor, or of all in a dictionary or tuple.
 
     Args:
-        tree: Arrays `[N, ...]`. What is beyond `N` is kept.
+        tree: Arrays `[N, ...]`. What is beyond `N` is kept; arrays with fewer entries are not by row, and stay.
         rows: bool `[N]`, an array or a tensor.
     """
     if tree is None:
@@ -347,6 +347,8 @@ def only_rows(tree: Any, rows: Any) -> Any:
     if isinstance(tree, (tuple, list)):
         return tuple(only_rows(value, rows) for value in tree)
     found = tree if isinstance(tree, torch.Tensor) else np.asarray(tree)
+    if not found.shape or len(found) < len(rows):
+        return tree
     kept = np.ones(len(found), dtype=bool)
     kept[: len(rows)] = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
     return found[torch.from_numpy(kept).to(found.device) if isinstance(found, torch.Tensor) else kept]

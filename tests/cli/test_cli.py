@@ -179,7 +179,7 @@ def test_mistake_as_a_process() -> None:
 def test_two_processes_print_and_write_once(recipe: str, tmp_path: Path) -> None:
     words = ["train", recipe, "--ddp_backend=gloo", "--output_dir", str(tmp_path / "out")]
     said = hf_dgl_as_launched(words, tmp_path)
-    assert said.count("image alone") == said.count("The model is in") == 1
+    assert said.count("before, after: validation split") == said.count("The model is in") == 1
     assert (tmp_path / "out" / "metrics.json").is_file() and (tmp_path / "out" / "model.safetensors").is_file()
 
 
@@ -189,5 +189,5 @@ def test_two_processes_by_a_launcher(recipe: str, tmp_path: Path) -> None:
     words = ["train", recipe, "--ddp_backend=gloo", "--output_dir", str(tmp_path)]
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("image alone") == done.stdout.count("The model is in") == 1
+    assert done.stdout.count("before, after: validation split") == done.stdout.count("The model is in") == 1
     assert (tmp_path / "metrics.json").is_file() and (tmp_path / "model.safetensors").is_file()

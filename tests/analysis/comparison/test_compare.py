@@ -262,10 +262,14 @@ def test_only_what_changed_is_run_again(tmp_path: Path, calls: list[Any]) -> Non
     assert len(calls) == 4
     stale = tmp_path / "out" / "dgl-1" / "checkpoint-3"
     stale.mkdir()
-    compare(recipe, ["dgl"], [1], tmp_path / "out", ["--learning_rate", "1"])
+    other = ["--learning_rate", "1"]
+    with pytest.raises(ValueError, match=r"holds runs of another recipe, or with other settings: dgl-1"):
+        compare(recipe, ["dgl"], [1], tmp_path / "out", other)
+    other += ["--overwrite_output_dir", "true"]
+    compare(recipe, ["dgl"], [1], tmp_path / "out", other)
     assert len(calls) == 5 and not stale.exists()
     (tmp_path / "out" / "dgl-1" / "complete.yaml").unlink()  # as if it had been killed between metrics and model
-    compare(recipe, ["dgl"], [1], tmp_path / "out", ["--learning_rate", "1"])
+    compare(recipe, ["dgl"], [1], tmp_path / "out", other)
     assert len(calls) == 6
 
 
