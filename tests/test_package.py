@@ -116,7 +116,8 @@ def test_what_is_cited_and_what_changed_are_of_this_version():
 def test_the_wheel_says_the_same_version_and_carries_what_is_no_code(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path / "source"  # building in place would leave its files there
-    shutil.copytree(ROOT / "hf_dgl", source / "hf_dgl", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("hf_dgl", "recipes"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(tmp_path)]
