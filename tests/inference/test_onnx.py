@@ -72,6 +72,6 @@ def test_unknown_inputs(exported: tuple[str, Any]) -> None:
 
 
 def test_the_extra_is_named(monkeypatch: Any, pipeline: CrossModalPipeline, tmp_path: Path) -> None:
-    monkeypatch.setattr(hf_dgl.inference.onnx, "find_spec", lambda name: None)
+    monkeypatch.setattr("hf_dgl.models.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"\.\[onnx\]"):
         export_onnx(pipeline, tmp_path / "model.onnx")

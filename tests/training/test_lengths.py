@@ -37,7 +37,11 @@ def test_a_column_of_lengths_counts_more(tmp_path):
 
 def test_where_there_is_no_text_the_seconds_of_audio_count(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
-    values = [str(tmp_path / "a.wav"), np.zeros(4000, dtype=np.float32), {"array": [0.0] * 16, "sampling_rate": 8}]
+    values = [
+        str(tmp_path / "a.wav"),
+        np.zeros(4000, dtype=np.float32),
+        {"array": [0.0] * 16000, "sampling_rate": 8000},
+    ]
     data = [{"image": "p", "audio": value} for value in [*values, None]]
     found = with_lengths(data, tiny_processor(("image", "audio")), "length")
     assert found["length"][:] == [1000, 250, 2000, 0]
