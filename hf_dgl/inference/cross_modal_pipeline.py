@@ -36,6 +36,7 @@ from hf_dgl.models.parts import named
 
 from .devices import check_device
 from .fetching import located
+from .labelled import labelled
 
 TASK = "cross-modal-classification"
 """Name under which `transformers.pipeline` knows [`CrossModalPipeline`], once this module is imported."""
@@ -350,34 +351,13 @@ class CrossModalPipeline(Pipeline):
 
     def postprocess(self, model_outputs: Any, top_k: int | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
         """What the model says of a batch -> one answer per row."""
-        fused = [] if model_outputs["fused"] is None else self._read(model_outputs["fused"], top_k)
-        alone = {name: self._read(logits, top_k) for name, logits in model_outputs["alone"].items()}
+        fused = [] if model_outputs["fused"] is None else labelled(model_outputs["fused"], self.model.config, top_k)
+        alone = {name: labelled(logits, self.model.config, top_k) for name, logits in model_outputs["alone"].items()}
         for index, (answer, given) in enumerate(zip(fused, model_outputs["given"], strict=True)):
             if alone:
                 answer["modalities"] = {name: alone[name][index] for name in given}
         answers = iter(fused)
         return [next(answers) if error is None else {"error": error} for error in model_outputs["errors"]]
-
-    def _read(self, logits_BC: torch.Tensor, top_k: int | None) -> list[dict[str, Any]]:
-        """Logits of a batch (B rows, C outputs) -> one answer per row."""
-        problem_type, names = self.model.config.problem_type, self.model.config.id2label
-        logits_BC, num_outputs = logits_BC.float(), logits_BC.shape[1]
-        is_regression = problem_type == "regression" or problem_type is None and num_outputs == 1  # upstream's rule
-        if is_regression and num_outputs == 1:
-            return [{"score": value} for (value,) in logits_BC.tolist()]
-        if is_regression:
-            return [{"scores": {names[i]: value for i, value in enumerate(row)}} for row in logits_BC.tolist()]
-        is_multi_label = problem_type == "multi_label_classification"
-        answers = []
-        for row in (logits_BC.sigmoid() if is_multi_label else logits_BC.softmax(-1)).tolist():
-            scores = {names[index]: score for index, score in enumerate(row)}
-            best = max(scores, key=scores.__getitem__)
-            label = [name for name, score in scores.items() if score >= 0.5] if is_multi_label else best
-            answer = {"label": label, "score": scores[best]}
-            if top_k is not None:
-                scores = dict(sorted(scores.items(), key=lambda item: -item[1])[:top_k])
-            answers.append({**answer, "scores": scores})
-        return answers
 
 
 PIPELINE_REGISTRY.register_pipeline(

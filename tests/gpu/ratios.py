@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from hf_dgl import disentangle
-from hf_dgl.analysis.benchmark.benchmark import BenchmarkResult, benchmark
+from hf_dgl.analysis.benchmark.benchmark import benchmark
 from hf_dgl.analysis.benchmark.procedures import Procedures, Step
+from hf_dgl.analysis.benchmark.result import BenchmarkResult
 from hf_dgl.analysis.benchmark.shapes import Shape, build
 
 SIZES: dict[str, dict[str, Any]] = {

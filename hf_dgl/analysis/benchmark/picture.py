@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_dgl.reports.drawing import COLOURS, new_figure
 
-from .benchmark import PROCEDURES
+from .result import PROCEDURES
 
 _MARKS: dict[str, dict[str, Any]] = {
     "dgl": {"marker": "o", "markersize": 9, "linestyle": "-", "markerfacecolor": "none", "linewidth": 2.5},

@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from hf_dgl import disentangle
-from hf_dgl.analysis.benchmark.benchmark import (
-    BenchmarkResult,
-    Cost,
-    benchmark,
-    benchmark_recipe,
-    benchmark_shape,
-    sweep,
-)
+from hf_dgl.analysis.benchmark.benchmark import benchmark, benchmark_recipe, benchmark_shape, sweep
 from hf_dgl.analysis.benchmark.picture import plot_sweep
 from hf_dgl.analysis.benchmark.procedures import Procedures
+from hf_dgl.analysis.benchmark.result import BenchmarkResult, Cost
 from hf_dgl.analysis.benchmark.shapes import Shape, build, reshaped, smaller
 from hf_dgl.architectures import modalities_of
 from hf_dgl.recipe.recipe import make_recipe
