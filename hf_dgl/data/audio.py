@@ -5,6 +5,7 @@ Shapes: N samples, C channels.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Mapping
@@ -13,8 +14,11 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+from transformers.utils import logging
 
 from .media import UnreadableMedia, describe_media, file_of, missing_file, unreadable_file
+
+logger = logging.get_logger(__name__)
 
 MAX_SAMPLES = 2**29
 """Longest audio that is read, in samples per channel: 9 hours at 16 kHz, 2 GiB in memory."""
@@ -158,12 +162,23 @@ def _scaled_integers(array: np.ndarray, what: str) -> np.ndarray:
     for bits, unsigned in ((7, np.uint8), (15, np.uint16), (31, np.uint32)):
         if kind == unsigned or low >= 0 and 2**bits <= high < 2 ** (bits + 1):
             return array / 2.0**bits - 1.0
+    if 0 < max(-low, high) <= 2**7:
+        _tell_of_small_numbers()
     for bits in (15, 23, 31):
         if max(-low, high) <= 2.0**bits:
             return array / 2.0**bits
     raise UnreadableMedia(
         f"The audio in {what} has samples from {low:,.5g} to {high:,.5g}: more than 32 bits.",
         "Divide by the full scale, so that they lie between -1 and 1.",
+    )
+
+
+@functools.cache
+def _tell_of_small_numbers() -> None:
+    """Lists, and columns of `datasets`, do not keep the type of their numbers. Once in a process."""
+    logger.warning(
+        "Audio in whole numbers of at most 128 is read as very quiet 16-bit samples. If they are 8-bit samples, "
+        "divide them by 128, or give numpy arrays of int8."
     )
 
 

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from hf_dgl.data.audio import load_audio
+from hf_dgl.data.audio import _tell_of_small_numbers, load_audio
 from hf_dgl.data.media import is_transparent, load_image
 
 
@@ -285,3 +285,13 @@ def test_arrays_of_pixels(shape, dtype):
 def test_arrays_that_are_no_picture_are_refused(value):
     with pytest.raises(ValueError, match="expected pixels .* got an array of shape"):
         load_image(value)
+
+
+def test_small_whole_numbers_are_told_once(caplog):
+    """A list of 8-bit samples cannot be told from very quiet 16-bit ones; an array can."""
+    _tell_of_small_numbers.cache_clear()
+    samples = [0, 64, -64, 127]
+    for _ in range(2):
+        assert abs(load_audio({"array": samples, "sampling_rate": 8000}, 8000)).max() < 0.01
+    assert caplog.text.count("very quiet 16-bit samples") == 1
+    assert abs(load_audio({"array": np.int8(samples), "sampling_rate": 8000}, 8000)).max() == pytest.approx(127 / 128)
