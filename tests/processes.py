@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import socket
@@ -79,8 +80,10 @@ def _to_files(words: list[str], out: Path, log: Path) -> None:
 
 
 def _command(rank: int, words: list[str], folder: str) -> None:
-    with Path(folder, f"printed-{rank}.txt").open("w") as printed, redirect_stdout(printed):
-        assert main(words) == 0
+    said = io.StringIO()
+    with Path(folder, f"printed-{rank}.txt").open("w") as printed, redirect_stdout(printed), redirect_stderr(said):
+        code = main(words)
+    assert code == 0, f"process {rank} ended with {code}, and said:\n{said.getvalue()}"
 
 
 def _in_a_group(rank: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:

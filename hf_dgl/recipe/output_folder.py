@@ -60,7 +60,9 @@ def remove_old_checkpoints(training: DGLTrainingArguments) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Makes the folder, and a file in it, for a moment.
+    """Makes a file in it, for a moment; where it does not exist yet, in the nearest folder above that does.
+
+    Nothing is left behind, and every process of a run may look at once.
 
     Raises:
         OSError: names the folder, and why it cannot be.
@@ -69,13 +71,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
         >>> check_writable("outputs/image_text")
     """
-    is_new = not os.path.exists(folder)
+    wanted = Path(folder).absolute()
+    nearest = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
-        if is_new:
-            os.rmdir(folder)
     except OSError as error:
         what = "is a file" if os.path.isfile(folder) else f"cannot be written ({error.strerror})"
         raise OSError(f"output_dir: {os.fspath(folder)!r} {what}. Choose another: `--output_dir FOLDER`.") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hf_dgl.recipe.output_folder import check_loggers, check_output_folder, remove_old_checkpoints
+from hf_dgl.recipe.output_folder import check_loggers, check_output_folder, check_writable, remove_old_checkpoints
 from hf_dgl.training.arguments import DGLTrainingArguments
 
 MODEL, CHECKPOINT = "already holds a model", "of a run that did not end"
@@ -43,6 +44,23 @@ def test_what_stops_a_run(tmp_path: Path, files: list[str], settings: dict, mess
     with pytest.raises(ValueError, match=message) as error:
         check_output_folder(training)
     assert f"`--output_dir {out}-3`" in str(error.value) and "`--overwrite_output_dir`" in str(error.value)
+
+
+def test_all_processes_look_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as processes:
+        for look in [processes.submit(check_writable, tmp_path / "not" / "yet") for _ in range(400)]:
+            look.result()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"), [("file", "is a file"), ("file/out", "cannot be"), ("dangling", "cannot be")]
+)
+def test_what_cannot_be_a_folder_is_told(tmp_path: Path, folder: str, what: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    with pytest.raises(OSError, match=what):
+        check_writable(tmp_path / folder)
 
 
 def test_overwriting_removes_old_checkpoints_only(tmp_path: Path) -> None:
