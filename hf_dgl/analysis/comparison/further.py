@@ -58,7 +58,7 @@ def topics(results: Sequence[Result], metric: str, lower_is_better: bool) -> lis
             "Modalities missing",
             f"{metric} on all rows of the test split, of which a share has lost one of its modalities, drawn at "
             "random: the same rows for all models.",
-            {f"{float(rate):.0%} of rows": _entry(lambda result: result.missing, rate) for rate in rates},
+            {f"{100 * float(rate):g} % of rows": _entry(lambda result: result.missing, rate) for rate in rates},
             lower_is_better,
         ),
         Topic(

@@ -171,9 +171,8 @@ class Comparison:
                 tests = [f"{p:.3f}" if math.isfinite(p) else "–" for p in (found.p_t, found.p_wilcoxon)]
                 swept = [settings.get(key, "–") for key in self.keys]
                 verdict = found.verdict(self.lower_is_better)
-                rows.append(
-                    [variant.method, *swept, score, f"{found.difference:+.3f}", found.interval(), *tests, verdict]
-                )
+                told = [f"{found.difference:+.3f}", found.interval(), *tests, verdict]
+                rows.append([variant.method, *swept, score, *told])
         return Table(
             ["method", *self.keys, self.title, "minus joint", "95 % interval", "p (t)", "p (Wilcoxon)", "so"], rows
         )
@@ -223,14 +222,8 @@ class Comparison:
                 lines += [" ".join([topic.text, _INTERVALS if found.rows else ""]).strip(), ""]
                 lines += [line for table in tables for line in (*_markdown(table), "")]
         if self.searches:
-            lines += [
-                "## Tuning",
-                "",
-                _TUNING.format(self.searches[0].seed),
-                "",
-                *_markdown(to_table(self.searches)),
-                "",
-            ]
+            lines += ["## Tuning", "", _TUNING.format(self.searches[0].seed), ""]
+            lines += [*_markdown(to_table(self.searches)), ""]
         if self.failures:
             lines += ["## Runs that failed", ""]
             for name, message in self.failures.items():
