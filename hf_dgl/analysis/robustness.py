@@ -120,7 +120,7 @@ def lost_modality(has_NM: np.ndarray, rate: float) -> np.ndarray:
     Example:
 
         >>> lost_modality(np.ones((4, 2), dtype=bool), 0.5).tolist()
-        [-1, 0, 1, 1]
+        [-1, 1, 1, 1]
     """
     generator = np.random.default_rng(_SEED)
     loses_N, which_N = generator.random((2, len(has_NM)))
