@@ -71,7 +71,10 @@ def test_help(capsys: Any) -> None:
         main(["compare", "--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("--sweep", "--contributions", "--probes", "unimodal", "--jobs", "--tune", "--missing"))
+    assert all(
+        word in printed
+        for word in ("--sweep", "--contributions", "--probes", "unimodal", "--jobs", "--tune", "--missing")
+    )
 
 
 def test_read_sweeps() -> None:
