@@ -33,8 +33,8 @@ from hf_dgl.models import CrossModalForSequenceClassification
 
 from .ratios import SIZES
 
-STEPS = {"tiny": 3, "small": 20, "deep": 8, "base": 20}
-ROUNDS = {"tiny": 2, "small": 8, "deep": 4, "base": 5}
+STEPS = {"tiny": 3, "small": 12, "deep": 6, "base": 20}
+ROUNDS = {"tiny": 2, "small": 4, "deep": 4, "base": 5}
 ROWS = {"tiny": 4, "small": 16, "deep": 8, "base": 32}
 WARM_UP = 2
 
