@@ -106,10 +106,15 @@ class BilinearFusion(nn.Module):
     """Outer products of low-dimensional projections, mean over pairs of present modalities; alone `z z^T`.
 
     `output_size` is `bilinear_size ** 2`.
+
+    Args:
+        config: Of the model.
+        zero_alone: Whether a modality alone gives zeros, in place of its product with itself.
     """
 
-    def __init__(self, config: CrossModalConfig) -> None:
+    def __init__(self, config: CrossModalConfig, zero_alone: bool = False) -> None:
         super().__init__()
+        self.zero_alone = zero_alone
         self.low_rank = nn.ModuleDict(
             {name: UnitScaleLinear(config.fusion_hidden_size, config.bilinear_size) for name in config.modalities}
         )
@@ -118,10 +123,11 @@ class BilinearFusion(nn.Module):
     def forward(self, tokens: Tokens, masks: Tokens) -> Tensor:
         pooled, present = stack_pooled(tokens, masks)
         low = torch.stack([self.low_rank[name](pooled[:, i]) for i, name in enumerate(tokens)], dim=1)  # [B, m, k]
-        num_present = present.sum(dim=1)
         # [B, m, m]: the pairs i < j of modalities that are both there, or the one modality with itself.
         both = present[:, :, None] & present[:, None, :]
-        pairs = both.triu(diagonal=1) | (both & (num_present == 1)[:, None, None])
+        pairs = both.triu(diagonal=1)
+        if not self.zero_alone:
+            pairs = pairs | (both & (present.sum(dim=1) == 1)[:, None, None])
         weights = pairs / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=1)
         return torch.einsum("bij,bik,bjl->bkl", weights.to(low.dtype), low, low).flatten(1)
 
@@ -129,7 +135,11 @@ class BilinearFusion(nn.Module):
 class _AttentionFusion(nn.Module):
     """What both attention fusions share: modality embeddings and the read-out.
 
-    Read-out: per modality a final LayerNorm and the masked mean; side by side, zeros for an absent modality.
+    Read-out: per modality a final LayerNorm and the masked mean; side by side, zeros for an absent modality. With
+    `fusion_read_out="products"` followed by what `BilinearFusion` makes of the same states, zeros for a modality alone:
+    the classifier then finds products of two modalities' features from the first step on. Without them, attention has
+    to form these products first, and on labels that only an interplay tells it stays at chance for as long as most
+    budgets last: RESULT
     """
 
     def __init__(self, config: CrossModalConfig) -> None:
@@ -142,13 +152,19 @@ class _AttentionFusion(nn.Module):
         )
         self.read_out = ConcatFusion(config)
         self.output_size = self.read_out.output_size
+        self.products: BilinearFusion | None = None
+        if config.fusion_read_out == "products" and len(self.modalities) > 1:
+            self.products = BilinearFusion(config, zero_alone=True)
+            self.output_size += self.products.output_size
 
     def embed(self, tokens: Tokens) -> dict[str, Tensor]:
         weight = self.modality_embeddings.weight
         return {name: self.dropout(states + weight[self.modalities.index(name)]) for name, states in tokens.items()}
 
     def read(self, tokens: Tokens, masks: Tokens) -> Tensor:
-        return self.read_out({name: self.final_norm[name](states) for name, states in tokens.items()}, masks)
+        normed = {name: self.final_norm[name](states) for name, states in tokens.items()}
+        means = self.read_out(normed, masks)
+        return means if self.products is None else torch.cat([means, self.products(normed, masks)], dim=-1)
 
 
 class CrossAttentionFusion(_AttentionFusion):

@@ -80,6 +80,14 @@ class ModelArguments:
         metadata={"help": "Attention heads of the fusion. Default: chosen from its width."},
     )
     fusion_dropout: float | None = field(default=None, metadata={"help": "Dropout inside the fusion."})
+    fusion_read_out: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the classifier reads of an attention fusion: the means of each modality's tokens, or products "
+            "(default): these means, and the products of their features across modalities.",
+            "choices": ["products", "means"],
+        },
+    )
     problem_type: str | None = field(
         default=None,
         metadata={
