@@ -128,6 +128,18 @@ def test_without_products_the_read_out_is_the_means(fusion_type):
         assert fusion.products is None and fusion.output_size == 16 * len(names)
 
 
+@pytest.mark.parametrize("width", [16, 64, 768])
+def test_products_start_at_unit_scale_whatever_the_width(width):
+    config = tiny_config(fusion_hidden_size=width, num_fusion_layers=1, bilinear_size=64)
+    config._attn_implementation = "sdpa"
+    fusion, tokens, masks = make(config, **{n: z(i, 64, 1, width) for i, n in enumerate(config.modalities)})
+    for module in fusion.modules():
+        init_fusion_weights(module, config.initializer_range)
+    output = fusion(tokens, masks).detach()
+    assert output[:, : 2 * width].std().item() == pytest.approx(1, abs=0.05)
+    assert 0.3 < output[:, 2 * width :].std() < 2.5
+
+
 def accuracy_of_a_sum(fusion_type, read_out, steps=60):
     """Of the last 20 of some training steps: one token of each modality tells a digit, the label is their sum mod 3."""
     torch.manual_seed(0)
