@@ -101,6 +101,14 @@ def test_evaluate_prints_json_and_nothing_else(recipe: str, trained: str, capsys
     assert json.loads(capsys.readouterr().out)["accuracy"] in [n / 10 for n in range(11)]
 
 
+def test_evaluate_with_modalities_missing_and_calibration(recipe: str, trained: str, capsys: Any) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", trained, "--missing", "0", "1", "--calibration", "--recipe", recipe]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["missing"]["0"] == pytest.approx(scores["accuracy"]) and 0 <= scores["missing"]["1"] <= 1
+    assert set(scores["calibration"]) == {"fused", "image", "text"}
+
+
 def test_predict(trained: str, picture: str, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["predict", trained, "--image", picture, "--text", "an even digit"]) == 0
@@ -130,6 +138,7 @@ def test_env(capsys: Any) -> None:
         (["train", "RECIPE", "--overwrite_output_dir", "--column_mapping", "image=img"], "img"),
         (["evaluate", "RECIPE_DIR", "--recipe", "RECIPE"], "RECIPE_DIR"),
         (["evaluate", "OUT", "--recipe", "RECIPE", "--split", "dev2"], "dev2"),
+        (["evaluate", "OUT", "--missing", "25"], "shares of the rows from 0 to 1"),
         (["predict", "OUT"], "give at least one of --image, --text"),
         (["predict", "OUT", "--audio", "a.wav"], "This model takes: --image, --text"),
         (["predict", "OUT", "--image", "nowhere.png"], "nowhere.png"),
@@ -174,6 +183,17 @@ def test_mistake_as_a_process() -> None:
     failed = run("env", "x")
     assert failed.returncode == 2
     assert failed.stdout == "" and failed.stderr == "hf-dgl env: `hf-dgl env` takes no further words, got 'x'.\n"
+
+
+@pytest.mark.parametrize(("rank", "who"), [("0", "hf-dgl train: "), ("3", "hf-dgl train, process 3: ")])
+def test_what_one_process_alone_finds_is_said(
+    rank: str, who: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("hf_dgl.cli._OTHERS_WAIT", 0.0)
+    assert main(["train", "no/such/recipe.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(who) and "no/such/recipe.yaml" in said
 
 
 def test_two_processes_print_and_write_once(recipe: str, tmp_path: Path) -> None:
