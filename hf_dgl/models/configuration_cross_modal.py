@@ -38,10 +38,10 @@ class CrossModalConfig(PreTrainedConfig):
         fusion_dropout (`float`, defaults to 0.1): In the fusion's layers, its attention, and before the classifier.
         fusion_read_out (`str`, *optional*):
             What the classifier reads of an attention fusion: `means` of each modality's tokens, or `products`, which
-            are these means and beside them the outer products of projections of them, so that an interplay of
-            modalities is learned in hundreds of steps, not thousands. Default: `products` where there are two
-            modalities to attend to one another, else `means`. A `config.json` without it is of a model saved before
-            there was a choice: `means`.
+            are these means and beside them what `bilinear` makes of the tokens before the first layer, so that an
+            interplay of modalities is learned in hundreds of steps, not thousands. Default: `products` where there are
+            two modalities to attend to one another, else `means`. A `config.json` without it is of a model saved
+            before there was a choice: `means`.
         bilinear_size (`int`, defaults to 64):
             Width `k` of the projections whose outer products `bilinear` and the read-out `products` hold.
         layer_norm_eps (`float`, defaults to 1e-5): Of the fusion's layer norms.
