@@ -10,6 +10,8 @@ import argparse
 import difflib
 import os
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -36,6 +38,7 @@ _COMMANDS = [
     *(recipes, data, train, evaluate, predict, demo, export, inspect, diagnose, compare, benchmark, push),
     *(completion, env),
 ]
+_OTHERS_WAIT = 5.0  # seconds, in which a launcher ends the other processes if process 0 has failed
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
@@ -60,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _USER_ERRORS as error:
         if arguments.traceback:
             raise
-        if os.environ.get("RANK", "0") == "0":  # one message, however many processes were launched
-            print(f"hf-dgl {arguments.command}: {_message(error)}", file=sys.stderr)
+        _let_go_of_frames(error)
+        _say_once(arguments.command, _message(error))
         return 2
     except KeyboardInterrupt:
         if arguments.traceback:
@@ -104,6 +107,22 @@ class _Parser(argparse.ArgumentParser):
         if typed and (near := difflib.get_close_matches(typed, names, 1)):
             message = f"no command {typed!r}: did you mean {near[0]!r}? Commands: {', '.join(names)}."
         super().error(message)
+
+
+def _say_once(command: str, message: str) -> None:
+    """One message, however many processes were launched: what process 0 found, too, ends the others as they wait."""
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(_OTHERS_WAIT)
+        command += f", process {rank}"
+    print(f"hf-dgl {command}: {message}", file=sys.stderr)
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Ends a loader that the error has left behind: later, as garbage in a cycle, it waits 5 s for each worker."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _message(error: Exception) -> str:

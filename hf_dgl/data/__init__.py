@@ -6,8 +6,8 @@ written down in `hf_dgl.recipe`; what is asked of data before a run (`hf-dgl dat
 
 from .audio import load_audio
 from .collator import CrossModalCollator
-from .columns import LABEL_COLUMN, ROW_COLUMN
-from .labels import LabelSpec, expect_dataset
+from .columns import LABEL_COLUMN, ROW_COLUMN, expect_dataset
+from .labels import LabelSpec
 from .media import load_image
 from .native_collator import NativeCollator
 from .preparation import encode_labels, prepare_splits

@@ -17,6 +17,35 @@ CROP_COLUMN = "random_crop"
 """Entry of a row that is true where long audio is to be cropped at random (training), not in the middle."""
 
 
+def expect_dataset(value: Any, name: str) -> datasets.Dataset:
+    """`value` if it is a non-empty `Dataset`, else an error that guesses what was meant.
+
+    Args:
+        value: what the user passed.
+        name: what the argument is called.
+
+    Raises:
+        ValueError: a `DatasetDict`, something else, or no rows.
+
+    Example:
+        >>> expect_dataset(datasets.DatasetDict(), "train_dataset")
+        Traceback (most recent call last):
+        ValueError: train_dataset: expected a Dataset, got a DatasetDict with the splits [].
+    """
+    if isinstance(value, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        splits = list(value)
+        hint = f" Did you mean {name}=data[{splits[0]!r}]?" if splits else ""
+        raise ValueError(f"{name}: expected a Dataset, got a {type(value).__name__} with the splits {splits}.{hint}")
+    if not isinstance(value, datasets.Dataset):
+        raise ValueError(
+            f"{name}: expected a datasets.Dataset, got {type(value).__name__}. Make one with Dataset.from_list(rows) "
+            "or Dataset.from_dict(columns)."
+        )
+    if len(value) == 0:
+        raise ValueError(f"{name}: the data set has no rows (columns: {value.column_names}).")
+    return value
+
+
 def row_name(dataset: datasets.Dataset, index: int, split: str) -> str:
     """What to call a row in a message: where it came from, if the data set says so, else its place in the split."""
     if ROW_COLUMN in dataset.column_names:

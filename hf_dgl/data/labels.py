@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from hf_dgl.method.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column, row_name
+from .columns import LABEL_COLUMN, ROW_COLUMN, expect_dataset, replace_column, row_name
 from .label_values import (
     FLOAT32,
     finite_float,
@@ -37,35 +37,6 @@ from .problem_types import (
 )
 
 logger = logging.get_logger(__name__)
-
-
-def expect_dataset(value: Any, name: str) -> datasets.Dataset:
-    """`value` if it is a non-empty `Dataset`, else an error that guesses what was meant.
-
-    Args:
-        value: what the user passed.
-        name: what the argument is called.
-
-    Raises:
-        ValueError: a `DatasetDict`, something else, or no rows.
-
-    Example:
-        >>> expect_dataset(datasets.DatasetDict(), "train_dataset")
-        Traceback (most recent call last):
-        ValueError: train_dataset: expected a Dataset, got a DatasetDict with the splits [].
-    """
-    if isinstance(value, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        splits = list(value)
-        hint = f" Did you mean {name}=data[{splits[0]!r}]?" if splits else ""
-        raise ValueError(f"{name}: expected a Dataset, got a {type(value).__name__} with the splits {splits}.{hint}")
-    if not isinstance(value, datasets.Dataset):
-        raise ValueError(
-            f"{name}: expected a datasets.Dataset, got {type(value).__name__}. Make one with Dataset.from_list(rows) "
-            "or Dataset.from_dict(columns)."
-        )
-    if len(value) == 0:
-        raise ValueError(f"{name}: the data set has no rows (columns: {value.column_names}).")
-    return value
 
 
 @dataclass(frozen=True)

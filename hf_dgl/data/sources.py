@@ -10,9 +10,8 @@ import datasets
 
 from hf_dgl.method.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, replace_column, whole_path
+from .columns import LABEL_COLUMN, ROW_COLUMN, expect_dataset, holds_paths, replace_column, whole_path
 from .folders import Source, read_folder
-from .labels import expect_dataset
 from .mixing import mix_splits
 from .renaming import rename_columns
 from .samples import load_sample

@@ -68,21 +68,17 @@ def create_model_card(
     modalities = list(trainer.disentangled.partition.modalities) if trainer.disentangled else []
     problem_type = getattr(config, "problem_type", None) or "single_label_classification"
     sources = recipe.get("encoders") or {}
-    started_from = [*map(_checkpoint, sources.values()), recipe.get("model_name_or_path")]
     datasets = [name for name in _as_list(dataset or recipe.get("dataset_name")) if name]
     recipe_text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else None
-    data = ModelCardData(
-        language=language,
-        license=license,
-        library_name="hf_dgl",
-        tags=["hf_dgl", "multimodal", "disentangled-gradient-learning", *_as_list(tags), *modalities],
-        base_model=[str(source) for source in started_from if _is_hub_id(source)] or None,
-        datasets=[name for name in datasets if _is_hub_id(name)] or None,
-        model_name=model_name,
-        eval_results=_eval_results(metrics.get("test", {}), modalities, problem_type, recipe) or None,
-    )
     return ModelCard.from_template(
-        data,
+        ModelCardData(
+            language=language,
+            license=license,
+            model_name=model_name,
+            tags=["hf_dgl", "multimodal", "disentangled-gradient-learning", *_as_list(tags), *modalities],
+            datasets=[name for name in datasets if _is_hub_id(name)] or None,
+            **_metadata(recipe, metrics, modalities, problem_type),
+        ),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         title=plain(model_name),
         source=f"{_quoted(model_id)}, revision={_quoted(revision)}" if revision else _quoted(model_id),
@@ -119,6 +115,18 @@ def is_card_of_others(path: str | os.PathLike[str]) -> bool:
     """
     text = _read(Path(path))
     return bool(text) and "library_name: hf_dgl" not in text.partition("\n---")[0]
+
+
+def _metadata(
+    recipe: Mapping[str, Any], metrics: Mapping[str, Any], modalities: Sequence[str], problem_type: str
+) -> dict[str, Any]:
+    """What the card's head says of every such model: what it started from, and its results."""
+    started_from = [*map(_checkpoint, (recipe.get("encoders") or {}).values()), recipe.get("model_name_or_path")]
+    return {
+        "library_name": "hf_dgl",
+        "base_model": [str(source) for source in started_from if _is_hub_id(source)] or None,
+        "eval_results": _eval_results(metrics.get("test", {}), modalities, problem_type, recipe) or None,
+    }
 
 
 def _about_encoders(config: Any, sources: Mapping[str, Any], processor: Any) -> dict[str, Any]:

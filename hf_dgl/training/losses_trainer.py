@@ -62,6 +62,8 @@ class LossesTrainer(BaselineTrainer):
                 f"`label_smoothing_factor: {self.args.label_smoothing_factor:g}` smooths the probabilities of "
                 "classes, and this model is for `regression`: set it to 0."
             )
+        if self.neftune_noise_alpha is not None:
+            _check_has_one_embedding(self.model)
         self._take_over_compute_loss()
 
     def compute_loss_context_manager(self) -> Any:
@@ -337,6 +339,19 @@ class LossesTrainer(BaselineTrainer):
 
 def _is_overridden(compute: Callable[..., Any]) -> bool:
     return getattr(compute, "__func__", None) is not Trainer.compute_loss
+
+
+def _check_has_one_embedding(model: Any) -> None:
+    """NEFTune's noise goes to the output of `get_input_embeddings()`, which not every multimodal model has."""
+    try:
+        embeddings = getattr(model, "get_base_model", lambda: model)().get_input_embeddings()
+    except NotImplementedError:
+        embeddings = None
+    if embeddings is None:
+        raise ValueError(
+            f"`neftune_noise_alpha` adds noise to a model's one table of embeddings, and {type(model).__name__} has "
+            "none (`get_input_embeddings()`): its encoders have one each. Remove it."
+        )
 
 
 def _refuse_unwrapped(args: Any, kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_raise_names_the_row(
     assert evaluated(trained, folder, "raise", workers, streaming) == 2
     said = capsys.readouterr().err
     assert message in said and f"test[{rows[name]}]" in said and "Traceback" not in said, said
+    assert not multiprocessing.active_children()  # no worker that somebody would wait for later
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -176,6 +176,17 @@ def test_mistake_as_a_process() -> None:
     assert failed.stdout == "" and failed.stderr == "hf-dgl env: `hf-dgl env` takes no further words, got 'x'.\n"
 
 
+@pytest.mark.parametrize(("rank", "who"), [("0", "hf-dgl train: "), ("3", "hf-dgl train, process 3: ")])
+def test_what_one_process_alone_finds_is_said(
+    rank: str, who: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("hf_dgl.cli._OTHERS_WAIT", 0.0)
+    assert main(["train", "no/such/recipe.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(who) and "no/such/recipe.yaml" in said
+
+
 def test_two_processes_print_and_write_once(recipe: str, tmp_path: Path) -> None:
     words = ["train", recipe, "--ddp_backend=gloo", "--output_dir", str(tmp_path / "out")]
     said = hf_dgl_as_launched(words, tmp_path)

@@ -146,6 +146,11 @@ def test_label_smoothing_of_a_regression_is_refused_at_the_start(tmp_path):
         make(tmp_path, model=model, label_smoothing_factor=0.1)
 
 
+def test_noise_needs_one_table_of_embeddings(tmp_path):
+    with pytest.raises(ValueError, match="`neftune_noise_alpha` adds noise.*CrossModal.*encoders have one each"):
+        make(tmp_path, neftune_noise_alpha=5.0)
+
+
 @pytest.mark.parametrize("method", ["dgl", "joint"])
 def test_a_removed_handle_trains_nothing(method, tmp_path):
     trainer = make(tmp_path, method=method)
