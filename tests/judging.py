@@ -3,8 +3,8 @@
 The split was committed on 2026-11-28, before the rules of that day were tried. What had been looked at in earlier
 rounds (`recipes/results/README.md`): of the tuning tasks all but `gated`, of the judging tasks the scores of
 `audio_text`, `image_audio_text`, `size_and_sum` and `larger` under the rule before; nothing was chosen by these.
-`match` and `same_size` had never been trained with `adaptive_dgl`. The tasks on real pictures (`recipes/real/`) are for
-judging, too.
+`match` and `same_size` had never been trained with `adaptive_dgl`. The tasks on real pictures (`recipes/real/`) are
+for judging, too.
 """
 
 from __future__ import annotations

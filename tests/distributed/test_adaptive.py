@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from hf_dgl.method.explained import ChanceLevel, Explained
+from hf_dgl.method.chance import ChanceLevel
+from hf_dgl.method.explained import Explained
 from hf_dgl.method.passes import MULTIMODAL
 from tests.processes import in_two_processes
 
