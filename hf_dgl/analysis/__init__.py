@@ -7,5 +7,6 @@ that is `hf_dgl.recipe`; drawing and tables that a training run leaves are in `h
 from .contributions import evaluate_contributions
 from .inspection import inspect_source
 from .probes import evaluate_probes, linear_probes
+from .robustness import evaluate_robustness
 
-__all__ = ["evaluate_contributions", "evaluate_probes", "inspect_source", "linear_probes"]
+__all__ = ["evaluate_contributions", "evaluate_probes", "evaluate_robustness", "inspect_source", "linear_probes"]

@@ -23,14 +23,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
-from hf_dgl.method.outputs import map_tensors
 from hf_dgl.recipe.assembly import parts_to_score
 from hf_dgl.recipe.finetune import evaluate
 from hf_dgl.recipe.recipe import Recipe
 from hf_dgl.training.metrics import SCORERS, labelled
+
+from .answers import answers, best_constant, modalities_to_leave_out, score_of
 
 Subsets = dict[frozenset[str], float]
 """$v$: the score for every subset of the modalities, the empty one included."""
@@ -146,27 +145,9 @@ def subset_scores(model: Any, collator: Any, dataset: Any, batch_size: int = 32)
         0.71
     """
     names, problem_type = modalities_to_leave_out(model), model.config.problem_type
-    wanted = subsets(names)[1:]
-    logits: dict[frozenset[str], list[np.ndarray]] = {subset: [] for subset in wanted}
-    labels = []
-    model.eval()
-    device = next(model.parameters()).device
-    for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
-        batch = map_tensors(lambda tensor: tensor.to(device), dict(batch))
-        labels.append(batch.pop("labels").cpu().numpy())
-        for subset in wanted:
-            given = {name: batch[name] for name in names if name in subset and name in batch}
-            logits[subset].append(_predict(model, given, len(labels[-1])))
-    all_labels = np.concatenate(labels)
-    counts = labelled(all_labels, problem_type)
-    all_labels = all_labels[counts]
-    constant = _best_constant(all_labels, problem_type, model.config.num_labels)
-    scores: Subsets = {frozenset(): constant_score(all_labels, problem_type, model.config.num_labels)}
-    score, metric = SCORERS[problem_type]
-    for subset, parts in logits.items():
-        found = np.concatenate(parts)[counts]
-        scores[subset] = score(np.where(np.isnan(found), constant, found), all_labels)[metric]
-    return scores
+    found = answers(model, collator, dataset, subsets(names)[1:], batch_size)
+    scores = {subset: score_of(logits, found.labels, problem_type) for subset, logits in found.logits.items()}
+    return {frozenset(): constant_score(found.labels, problem_type, model.config.num_labels), **scores}
 
 
 def constant_score(labels: np.ndarray, problem_type: str, num_labels: int) -> float:
@@ -182,7 +163,7 @@ def constant_score(labels: np.ndarray, problem_type: str, num_labels: int) -> fl
         0.5
     """
     score, metric = SCORERS[problem_type]
-    answer = _best_constant(labels, problem_type, num_labels)
+    answer = best_constant(labels, problem_type, num_labels)
     return score(np.broadcast_to(answer, (len(labels), len(answer))), labels)[metric]
 
 
@@ -226,37 +207,3 @@ def evaluate_contributions(
         scores |= {frozenset(): none, frozenset(names): found[metric]}
     named = {"+".join(name for name in names if name in subset) or "none": scores[subset] for subset in subsets(names)}
     return {"contributions": shapley(scores, names), "subsets": named}
-
-
-def modalities_to_leave_out(model: Any) -> list[str]:
-    """Modalities of a model that can be called without some of them."""
-    names = getattr(getattr(model, "config", None), "modalities", None)
-    if not names:
-        raise ValueError(
-            f"{type(model).__name__} cannot be called with any subset of its modalities, as a model that is built "
-            "from `encoders` can. For two modalities use `contributions_of_two` on the metrics of an evaluation."
-        )
-    return list(names)
-
-
-@torch.no_grad()
-def _predict(model: Any, given: Mapping[str, Any], num_rows: int) -> np.ndarray:
-    """Logits `[B, C]`; NaN in rows that have none of the given modalities."""
-    if not given:
-        return np.full((num_rows, model.config.num_labels), np.nan)
-    flags = [part.get("present") for part in given.values()]
-    logits = model(**given).logits.float().cpu().numpy()
-    if all(flag is not None for flag in flags):
-        some = torch.stack([flag.bool() for flag in flags]).any(dim=0).cpu().numpy()
-        logits[~some] = np.nan
-    return logits
-
-
-def _best_constant(labels: np.ndarray, problem_type: str, num_labels: int) -> np.ndarray:
-    """Outputs `[C]` that, given for every row, score best."""
-    if problem_type == "single_label_classification":
-        return np.eye(num_labels)[np.bincount(labels, minlength=num_labels).argmax()]
-    if problem_type == "multi_label_classification":
-        share = labels.mean(axis=0).clip(1e-6, 1 - 1e-6)
-        return np.log(share / (1 - share))
-    return np.atleast_1d(np.median(labels, axis=0))

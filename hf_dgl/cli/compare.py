@@ -1,4 +1,4 @@
-"""`hf-dgl compare RECIPE --methods joint,dgl --seeds 0 1 2 [--sweep alpha=1,2] [--contributions] [--probes] ...`."""
+"""`hf-dgl compare RECIPE --methods joint,dgl --seeds 0 1 2 [--sweep alpha=1,2] [--tune KEY=...] [--probes] ...`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="train a recipe under several methods and seeds: means, spreads and paired tests on the test split",
         usage="hf-dgl compare [-h] [--traceback] RECIPE [--methods METHODS] [--seeds SEED ...] "
         "[--sweep KEY=VALUE,... ...]\n"
-        "                      [--contributions] [--probes] [--output_dir DIR] [--jobs JOBS]\n"
+        "                      [--tune KEY=VALUE,... ...] [--contributions] [--probes] [--missing RATE ...]\n"
+        "                      [--calibration] [--output_dir DIR] [--jobs JOBS]\n"
         "                      [--key value ...]",
         description="Train a recipe under several methods and seeds. Complete runs are not repeated, and a run that "
         "fails does not stop the others. `--key value` words override the recipe in every run. The tables are printed "
@@ -28,7 +29,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "--methods",
         default="joint,dgl",
         help="with commas between them; default: %(default)s. `unimodal` trains each modality without the others; "
-        "`ogm_ge` and `g_blending` are baselines by others",
+        "`ogm_ge` and `g_blending` are baselines by others; `joint+modality_dropout=0.3` is a row with a key of its "
+        "own",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
@@ -37,12 +39,34 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE,...",
-        help="values of a key of the recipe, for every method that has it; several keys make a grid",
+        help="values of a key of the recipe, a row each, for every method that has it; several keys make a grid",
+    )
+    parser.add_argument(
+        "--tune",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE,...",
+        help="values of which every method gets the best one: by the recipe's metric on the validation split, with "
+        "the first seed; several keys make a grid",
     )
     parser.add_argument(
         "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
     )
     parser.add_argument("--probes", action="store_true", help="add a linear probe of each encoder's features")
+    parser.add_argument(
+        "--missing",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="RATE",
+        help="add the score where this share of the test rows has lost one of its modalities, e.g. 0.25 0.5 0.75",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="add the expected calibration error, fused and of each modality alone",
+    )
     parser.add_argument(
         "--output_dir",
         metavar="DIR",
@@ -60,7 +84,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from hf_dgl.analysis.comparison.run import compare
 
-    sweeps = read_sweeps(arguments.sweep)
+    sweeps, tune = read_sweeps(arguments.sweep), read_sweeps(arguments.tune, "--tune")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs are ended, too
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     try:
@@ -76,6 +100,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 sweeps=sweeps,
                 contributions=arguments.contributions,
                 probes=arguments.probes,
+                tune=tune,
+                missing=arguments.missing,
+                calibration=arguments.calibration,
                 progress=lambda name, done, total: bar.update(task, total=total, completed=done, description=name),
             )
     except RuntimeError as error:
@@ -87,7 +114,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if comparison.failures else 0
 
 
-def read_sweeps(words: list[str]) -> dict[str, list[str]]:
+def read_sweeps(words: list[str], option: str = "--sweep") -> dict[str, list[str]]:
     """`["alpha=1,2"]` -> `{"alpha": ["1", "2"]}`.
 
     Raises:
@@ -97,8 +124,8 @@ def read_sweeps(words: list[str]) -> dict[str, list[str]]:
     for word in words:
         key, equals, values = word.partition("=")
         if not (key and equals and values):
-            raise ValueError(f"--sweep: expected KEY=VALUE,VALUE,..., e.g. `--sweep alpha=0.5,1,2`, got {word!r}.")
+            raise ValueError(f"{option}: expected KEY=VALUE,VALUE,..., e.g. `{option} alpha=0.5,1,2`, got {word!r}.")
         if key in sweeps:
-            raise ValueError(f"--sweep: {key!r} comes twice. Write all its values behind one `{key}=`.")
+            raise ValueError(f"{option}: {key!r} comes twice. Write all its values behind one `{key}=`.")
         sweeps[key] = list(dict.fromkeys(value.strip() for value in values.split(",") if value.strip()))
     return sweeps

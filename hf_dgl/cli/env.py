@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-_PACKAGES = [
-    "hf-dgl",
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "evaluate",
-    "huggingface_hub",
-    "peft",
-    "numpy",
-]
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -32,16 +19,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError(f"`hf-dgl env` takes no further words, got {' '.join(rest)!r}.")
     import torch
 
+    from hf_dgl.recipe.environment import PACKAGES, commit, version_of
+
     print(f"python: {platform.python_version()}")
     print(f"platform: {platform.platform()}")
-    for package in _PACKAGES:
-        print(f"{package}: {_version(package)}")
+    for package in PACKAGES:
+        print(f"{package}: {version_of(package)}")
+    print(f"commit: {commit()}")
     device = torch.accelerator.current_accelerator()
     print(f"accelerator: {'none' if device is None else f'{device.type} x {torch.accelerator.device_count()}'}")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

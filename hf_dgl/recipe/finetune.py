@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from huggingface_hub import constants
 from transformers import enable_full_determinism, set_seed
@@ -37,7 +38,8 @@ from hf_dgl.training.checkpoints import newest_complete
 from hf_dgl.training.disk import explaining_a_full_disk
 from hf_dgl.training.trainer import DGLTrainer
 
-from .assembly import assemble, parts_to_score, writes_text
+from .assembly import Parts, assemble, parts_to_score, writes_text
+from .environment import environment, peak_memory_mib
 from .keywords import recipe_of
 from .output_folder import check_loggers, check_output_folder, remove_old_checkpoints
 from .recipe import Recipe
@@ -99,7 +101,8 @@ def finetune(
 
     Written there, by the main process: the model (`config.json`, `model.safetensors`), the processor, `README.md` (the
     model card) with its pictures, `report.html`, `metrics.json`, `recipe.yaml` (the recipe as it was run, without
-    tokens), the Trainer's checkpoints.
+    tokens), `environment.json` (commit, versions, machine, and the memory that training took), the Trainer's
+    checkpoints.
 
     Args:
         recipe: From `load_recipe` or `make_recipe`; a YAML file, or the name of a recipe that came along
@@ -144,6 +147,9 @@ def finetune(
     check_loggers(training)
     check_output_folder(training)
     prepare(training)
+    made_by = environment()  # as of now: the source may be changed while this trains
+    if training.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(training.device)
     with _token_kept_out_of_files(training):
         parts = assemble(recipe)
         splits = parts.splits
@@ -155,12 +161,13 @@ def finetune(
             before_training(trainer)
         remove_old_checkpoints(training)
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        made_by["peak_memory_mib"] = peak_memory_mib(training.device)
         with explaining_a_full_disk(str(training.output_dir)):
             with _kept_if_an_error_follows(trainer):
                 metrics = _score(trainer, splits.get("test"))
                 _warn_of_no_use(metrics, splits, parts.processor, parts.model.config.problem_type)
                 metrics["train"] = outcome.metrics
-                _describe(trainer, recipe, metrics)
+                _describe(trainer, recipe, metrics, made_by)
             trainer.save_model()  # last: with `push_to_hub` it uploads the folder
     model = trainer.accelerator.unwrap_model(trainer.model)
     return FinetuneResult(model, parts.processor, trainer, metrics, str(training.output_dir))
@@ -185,6 +192,25 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
 
         >>> evaluate("outputs/image_text", load_recipe("outputs/image_text/recipe.yaml"))["accuracy_text"]
     """
+    trainer, parts = trainer_to_score(model_id, recipe, split)
+    (rows,) = parts.splits.values()
+    metrics = plain_metrics(trainer.predict(rows).metrics or {}, "test")
+    return metrics | (_score_answers(trainer, rows) if writes_text(parts.processor) else {})
+
+
+def trainer_to_score(
+    model_id: str | os.PathLike[str], recipe: Recipe, split: str | None = None
+) -> tuple[DGLTrainer, Parts]:
+    """A Trainer that trains nothing, around a fine-tuned model; and the model with the one split to score it on.
+
+    Args, Raises: As [`evaluate`].
+
+    Example:
+
+        >>> trainer, parts = trainer_to_score("outputs/image_text", load_recipe("outputs/image_text/recipe.yaml"))
+        >>> trainer.predict_each_modality(parts.splits["evaluated"]).predictions["image"].shape
+        (300, 10)
+    """
     wanted = recipe.training
     training = DGLTrainingArguments(
         str(model_id) if os.path.isdir(model_id) else wanted.output_dir,
@@ -192,10 +218,7 @@ def evaluate(model_id: str | os.PathLike[str], recipe: Recipe, split: str | None
     )
     prepare(training)
     parts = parts_to_score(model_id, recipe, split)
-    trainer = build_trainer(training, parts.model, parts.processor, {}, parts.collator)
-    (rows,) = parts.splits.values()
-    metrics = plain_metrics(trainer.predict(rows).metrics or {}, "test")
-    return metrics | (_score_answers(trainer, rows) if writes_text(parts.processor) else {})
+    return build_trainer(training, parts.model, parts.processor, {}, parts.collator), parts
 
 
 def _score_answers(trainer: DGLTrainer, rows: Any) -> dict[str, float]:
@@ -287,12 +310,13 @@ def _warn_of_no_use(
                 logger.warning(f"{stage}: {reason}")
 
 
-def _describe(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+def _describe(trainer: DGLTrainer, recipe: Recipe, metrics: Mapping[str, Any], made_by: Mapping[str, Any]) -> None:
     if trainer.is_world_process_zero():
         folder = Path(str(trainer.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / "environment.json").write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
     if recipe.model.merges_adapters:
         _merge(trainer, recipe)
     trainer.save_state()

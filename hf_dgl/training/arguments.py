@@ -70,6 +70,7 @@ class DGLTrainingArguments(TrainingArguments):
         "ogm_alpha": "[0, 1000]",
         "ogm_start_epoch": "[0, inf)",
         "ogm_end_epoch": "(0, inf)",
+        "modality_dropout": "[0, 1]",
         "encoder_learning_rate": "[0, 100]",
         "learning_rate_mapping": "[0, 100]",
     }
@@ -125,6 +126,14 @@ class DGLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "For `method: ogm_ge`: modulate until this epoch. Default: to the end.",
+        },
+    )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "In training, each modality of each row is left out with this probability, as if the row lacked "
+            "it; at least one stays. With `method: joint` it is the usual baseline for missing modalities (ModDrop, "
+            "arXiv 1501.00102). Evaluation is not touched."
         },
     )
     partition: str | None = field(

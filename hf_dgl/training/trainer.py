@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, TrainingArguments
@@ -39,6 +40,7 @@ from .evaluation import EvaluatingTrainer
 from .groups import freeze
 from .lengths import STRATEGIES, with_lengths
 from .metrics import compute_metrics_for
+from .modality_dropout import drop_modalities, modalities_to_drop
 from .parallelism import refuse_what_is_not_exact
 from .search import default_objective
 from .takeover import take_over
@@ -163,6 +165,8 @@ class DGLTrainer(EvaluatingTrainer):
         modalities = self._modalities(model)
         if self.args.parallel_mode.value == "not_distributed":  # several GPUs in one process: nn.DataParallel
             raise ValueError("Several GPUs in one process replicate the model. Use `accelerate launch` (DDP) instead.")
+        if self.args.modality_dropout:
+            modalities_to_drop(model)  # tells what cannot be, before training
         handle = take_over(self, model, modalities, **self.args.disentangle_kwargs())
         freeze(handle.partition, self.args.freeze or [])
         if self.args.log_gradients:
@@ -253,6 +257,17 @@ class DGLTrainer(EvaluatingTrainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             items = self.accelerator.gather(items.reshape(1)).sum()
         return items
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """With `modality_dropout`, rows lose modalities: drawn from seed and step, so a resumed run draws the same."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        probability = self.args.modality_dropout
+        if probability:
+            place = [self.args.seed, self.state.global_step, self.args.process_index]
+            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+            names = modalities_to_drop(self._plain_model)
+            batches = [drop_modalities(batch, names, probability, generator) for batch in batches]
+        return batches, num_items
 
     def _settle_direction(self) -> None:
         """Which checkpoint is the best one is told by the metric, unless the user has."""

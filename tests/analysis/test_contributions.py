@@ -25,6 +25,7 @@ from hf_dgl.analysis.contributions import (
     subset_scores,
     subsets,
 )
+from hf_dgl.analysis.robustness import evaluate_robustness
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification
 from hf_dgl.models.configuration_cross_modal import FUSION_TYPES
 from hf_dgl.recipe.finetune import finetune
@@ -206,6 +207,9 @@ def test_a_checkpoint_with_a_fusion_of_its_own_by_the_closed_form(tmp_path: Path
     assert list(found["subsets"]) == ["none", "image", "text", "image+text"]
     assert found["subsets"]["text"] == scores["accuracy_text"] and 0.1 <= found["subsets"]["none"] <= 0.3
     assert sum(found["contributions"].values()) == pytest.approx(scores["accuracy"] - found["subsets"]["none"])
+    robust = evaluate_robustness(tmp_path / "out", recipe, missing=[0.0, 1.0], calibration=True)
+    assert robust["missing"]["0"] == scores["accuracy"] and 0 <= robust["missing"]["1"] <= 1
+    assert set(robust["calibration"]) == {"fused", "image", "text"}
 
 
 def test_examples() -> None:

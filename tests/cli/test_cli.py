@@ -101,6 +101,14 @@ def test_evaluate_prints_json_and_nothing_else(recipe: str, trained: str, capsys
     assert json.loads(capsys.readouterr().out)["accuracy"] in [n / 10 for n in range(11)]
 
 
+def test_evaluate_with_modalities_missing_and_calibration(recipe: str, trained: str, capsys: Any) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", trained, "--missing", "0", "1", "--calibration", "--recipe", recipe]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["missing"]["0"] == pytest.approx(scores["accuracy"]) and 0 <= scores["missing"]["1"] <= 1
+    assert set(scores["calibration"]) == {"fused", "image", "text"}
+
+
 def test_predict(trained: str, picture: str, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["predict", trained, "--image", picture, "--text", "an even digit"]) == 0
@@ -130,6 +138,7 @@ def test_env(capsys: Any) -> None:
         (["train", "RECIPE", "--overwrite_output_dir", "--column_mapping", "image=img"], "img"),
         (["evaluate", "RECIPE_DIR", "--recipe", "RECIPE"], "RECIPE_DIR"),
         (["evaluate", "OUT", "--recipe", "RECIPE", "--split", "dev2"], "dev2"),
+        (["evaluate", "OUT", "--missing", "25"], "shares of the rows from 0 to 1"),
         (["predict", "OUT"], "give at least one of --image, --text"),
         (["predict", "OUT", "--audio", "a.wav"], "This model takes: --image, --text"),
         (["predict", "OUT", "--image", "nowhere.png"], "nowhere.png"),

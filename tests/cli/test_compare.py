@@ -55,6 +55,8 @@ def test_exit_code_tells_of_failures(recipe: str, tmp_path: Path, capsys: Any) -
         (["--methods", "joint,dlg"], "did you mean 'dgl'"),
         (["--sweep", "alpha"], "expected KEY=VALUE,VALUE"),
         (["--sweep", "alhpa=1"], "Unknown key 'alhpa'"),
+        (["--tune", "alpha"], "--tune: expected KEY=VALUE,VALUE"),
+        (["--missing", "25"], "shares of the rows from 0 to 1"),
         (["--sweep", "alpha=1", "alpha=2"], "comes twice"),
         (["--jobs", "0"], "at least 1"),
     ],
@@ -69,7 +71,10 @@ def test_help(capsys: Any) -> None:
         main(["compare", "--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("--sweep", "--contributions", "--probes", "unimodal", "--jobs"))
+    assert all(
+        word in printed
+        for word in ("--sweep", "--contributions", "--probes", "unimodal", "--jobs", "--tune", "--missing")
+    )
 
 
 def test_read_sweeps() -> None:

@@ -41,7 +41,9 @@ def batch_of(result: FinetuneResult, processor: Any) -> dict[str, Any]:
 def test_everything_is_in_the_folder(result: FinetuneResult) -> None:
     names = {path.name for path in Path(result.output_dir).iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md", "metrics.json"} <= names
-    assert {"recipe.yaml", "trainer_state.json", "checkpoint-2"} <= names
+    assert {"recipe.yaml", "trainer_state.json", "checkpoint-2", "environment.json"} <= names
+    made_by = json.loads(Path(result.output_dir, "environment.json").read_text())
+    assert set(made_by) == {"commit", "versions", "machine", "peak_memory_mib"} and made_by["peak_memory_mib"] > 50
 
 
 def test_metrics_before_after_and_on_the_test_split(result: FinetuneResult) -> None:

@@ -5,61 +5,32 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hf_dgl.method.methods import UNIMODAL
 from hf_dgl.reports.result_tables import HEADLINES, Table, finite
 
+from .further import Topic, provenance, topics
+from .outcome import Result, Value, Variant
 from .statistics import MIN_SEEDS, Paired, Spread, paired
+from .tuning import Search, to_table
 
 JOINT = "joint"
 _HEADLINES = dict(next(iter(titles.items())) for titles in HEADLINES.values())
 _LOWER_IS_BETTER = ("mae", "loss")
 _PROTOCOL = (
-    "The runs differ in the method (and what its name sets, such as `clip_by_group`), the seed and what is swept: "
-    "data, its order and number of steps are the same. The test split is scored once, at the end of each run."
+    "The runs differ in the method (and what its name sets, such as `clip_by_group`), the seed and what is swept or "
+    "tuned: data, its order and number of steps are the same. The test split is scored once, at the end of each run."
 )
 
-
-@dataclass(frozen=True)
-class Result:
-    """What one run left.
-
-    Args:
-        method, seed: Of the run; `unimodal` for a modality that was trained alone.
-        settings: The swept keys that apply to the method, with their values.
-        modality: The one that was trained alone.
-        folder: Of the run.
-        test, validation: Metrics.
-        seconds: Of training, its evaluations included.
-        contributions, subsets: See [`hf_dgl.analysis.evaluate_contributions`]; empty if they were not asked for.
-        probes: See [`hf_dgl.analysis.evaluate_probes`]; likewise.
-    """
-
-    method: str
-    seed: int
-    settings: tuple[tuple[str, str], ...]
-    modality: str | None
-    folder: str
-    test: Mapping[str, float]
-    validation: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = math.nan
-    contributions: Mapping[str, float] = field(default_factory=dict)
-    subsets: Mapping[str, float] = field(default_factory=dict)
-    probes: Mapping[str, float] = field(default_factory=dict)
-
-
-class Variant(NamedTuple):
-    """A row of the table: a method, and the values of what is swept."""
-
-    method: str
-    settings: tuple[tuple[str, str], ...] = ()
-
-
-Value = Callable[[Result], float]
+_INTERVALS = "Differences to joint training are seed by seed, with their 95 % interval."
+_TUNING = (
+    "The same search for every method: each point of the grid with seed {}, and the best one on the validation split "
+    "for all seeds. Of the other runs no test score was read."
+)
 
 
 @dataclass
@@ -72,6 +43,7 @@ class Comparison:
         failures: Name of a run that failed -> the end of what it said.
         selection: How the scored model was chosen, in words.
         notes: Further sentences for the reader.
+        searches: What was tuned on the validation split, method by method.
 
     Example:
 
@@ -87,6 +59,7 @@ class Comparison:
     failures: dict[str, str] = field(default_factory=dict)
     selection: str = ""
     notes: list[str] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
 
     @property
     def metric(self) -> str:
@@ -151,10 +124,21 @@ class Comparison:
             ours = {result.seed: result.test.get(self.metric, math.nan) for result in self.of(variant, modality)}
         else:
             ours = {result.seed: result.test.get(metric, math.nan) for result in self.of(variant)}
-        joint = self.of(Variant(JOINT, variant.settings))
-        theirs = {result.seed: result.test.get(metric, math.nan) for result in joint}
+        return self._less_joint(variant, ours, lambda result: result.test.get(metric, math.nan))
+
+    def topics(self) -> list[Topic]:
+        """What was asked for beside the metrics: see [`hf_dgl.analysis.comparison.further`]."""
+        return topics(self.results, self.metric, self.lower_is_better)
+
+    def _less_joint(self, variant: Variant, ours: dict[int, float], value: Value) -> Paired | None:
+        theirs = {result.seed: value(result) for result in self.of(Variant(JOINT, variant.settings))}
         seeds = [seed for seed in ours if seed in theirs and math.isfinite(ours[seed] + theirs[seed])]
         return paired([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]) if seeds else None
+
+    def _topic_against_joint(self, variant: Variant, value: Value) -> Paired | None:
+        if variant.method == JOINT:
+            return None
+        return self._less_joint(variant, {result.seed: value(result) for result in self.of(variant)}, value)
 
     # ---- tables ----------------------------------------------------------------------------------------------------
 
@@ -184,17 +168,39 @@ class Comparison:
                 if variant.method == UNIMODAL and score == "fused":
                     continue
                 settings = dict(variant.settings)
-                interval = f"{found.low:+.3f} to {found.high:+.3f}" if math.isfinite(found.low) else "–"
                 tests = [f"{p:.3f}" if math.isfinite(p) else "–" for p in (found.p_t, found.p_wilcoxon)]
                 swept = [settings.get(key, "–") for key in self.keys]
                 verdict = found.verdict(self.lower_is_better)
-                rows.append([variant.method, *swept, score, f"{found.difference:+.3f}", interval, *tests, verdict])
+                told = [f"{found.difference:+.3f}", found.interval(), *tests, verdict]
+                rows.append([variant.method, *swept, score, *told])
         return Table(
             ["method", *self.keys, self.title, "minus joint", "95 % interval", "p (t)", "p (Wilcoxon)", "so"], rows
         )
 
+    def topic_table(self, topic: Topic) -> Table:
+        """A row per method, and per modality that was trained alone; `mean ± standard deviation` over the seeds."""
+        rows = []
+        for variant, modality in dict.fromkeys((Variant(r.method, r.settings), r.modality) for r in self.results):
+            spreads = [self._spread(self.of(variant, modality), value) for value in topic.columns.values()]
+            if any(math.isfinite(spread.mean) for spread in spreads):
+                name = variant.method if modality is None else f"{variant.method}: {modality}"
+                swept = [dict(variant.settings).get(key, "–") for key in self.keys]
+                rows.append([name, *swept, *(spread.text(topic.digits) for spread in spreads)])
+        return Table(["method", *self.keys, *topic.columns], rows)
+
+    def topic_differences(self, topic: Topic) -> Table:
+        """A row per method: the differences to joint training, with their intervals; none if nothing is compared."""
+        rows = []
+        for variant in self.variants if topic.lower_is_better is not None else []:
+            found = [self._topic_against_joint(variant, value) for value in topic.columns.values()]
+            if any(found):
+                cells = ["–" if one is None else f"{one.difference:+.3f} ({one.interval()})" for one in found]
+                swept = [dict(variant.settings).get(key, "–") for key in self.keys]
+                rows.append([f"{variant.method} minus joint", *swept, *cells])
+        return Table(["method", *self.keys, *topic.columns], rows)
+
     def to_markdown(self) -> str:
-        """Both tables, with what a reader has to know about them."""
+        """All tables, with what a reader has to know about them."""
         lines = [f"# {Path(self.recipe).stem}: comparison on the test split", ""]
         lines += [f"`{self.recipe}`. {_PROTOCOL} {self.selection}", ""]
         lines += [*_markdown(self.table()), "", " ".join(self._legend()), ""]
@@ -208,11 +214,21 @@ class Comparison:
                 *_markdown(differences),
                 "",
             ]
+        for topic in self.topics():
+            tables = [] if topic.is_in_main_table else [self.topic_table(topic)]
+            tables += [found] if (found := self.topic_differences(topic)).rows else []
+            if tables:
+                lines += [f"## {topic.title}", ""]
+                lines += [" ".join([topic.text, _INTERVALS if found.rows else ""]).strip(), ""]
+                lines += [line for table in tables for line in (*_markdown(table), "")]
+        if self.searches:
+            lines += ["## Tuning", "", _TUNING.format(self.searches[0].seed), ""]
+            lines += [*_markdown(to_table(self.searches)), ""]
         if self.failures:
             lines += ["## Runs that failed", ""]
             for name, message in self.failures.items():
                 lines += [f"`{name}`:", "", "```", message, "```", ""]
-        return "\n".join([*lines, *self.notes]).rstrip() + "\n"
+        return "\n".join([*lines, *provenance(self.results), *self.notes]).rstrip() + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, ready for JSON: of each run, and over the seeds."""
@@ -226,7 +242,7 @@ class Comparison:
             }
             spreads = {metric: self.spread(variant, metric)._asdict() for metric in metrics}
             entry = {"method": variant.method, "settings": dict(variant.settings), "test": spreads}
-            summary.append({**entry, "against_joint": against})
+            summary.append({**entry, "against_joint": against, **self._topics_to_dict(variant)})
         alone = []
         for variant, modality in dict.fromkeys((Variant(r.method, r.settings), r.modality) for r in self.results):
             if modality is None:
@@ -243,10 +259,27 @@ class Comparison:
                 "selection": self.selection,
                 "summary": summary,
                 "trained_alone": alone,
-                "runs": [asdict(result) | {"settings": dict(result.settings)} for result in self.results],
+                "searches": [search.to_dict() for search in self.searches],
+                "runs": [
+                    asdict(result) | {"settings": dict(result.settings), "tuned": dict(result.tuned)}
+                    for result in self.results
+                ],
                 "failures": self.failures,
             }
         )
+
+    def _topics_to_dict(self, variant: Variant) -> dict[str, Any]:
+        """Topic -> column -> spread over the seeds, and the difference to joint training."""
+        found: dict[str, Any] = {}
+        for topic in self.topics():
+            for name, value in topic.columns.items():
+                entry = self._spread(self.of(variant), value)._asdict()
+                if topic.lower_is_better is not None:
+                    against = self._topic_against_joint(variant, value)
+                    verdict = against and {"verdict": against.verdict(topic.lower_is_better)}
+                    entry["against_joint"] = against and against._asdict() | (verdict or {})
+                found.setdefault(topic.key, {})[name] = entry
+        return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes comparison.json and comparison.md."""

@@ -4,8 +4,8 @@ Every run is the command that a user would type, in a process of its own:
 
     hf-dgl train RECIPE --method METHOD --seed SEED --output_dir OUT/METHOD-SEED
 
-Runs differ in nothing but method, seed and what is swept: the Trainer draws the order of the data from the seed. Model
-selection uses the validation split; the test split is scored once.
+Runs differ in nothing but method, seed and what is swept or tuned: the Trainer draws the order of the data from the
+seed. Model selection uses the validation split; the test split is scored once.
 
 `unimodal` trains one model per modality that has this encoder only (`--method unimodal --modality image`): what the
 encoder could learn if no other modality were there. Beside it stands what it does learn in the company of others.
@@ -34,18 +34,17 @@ from hf_dgl.recipe.output_folder import check_writable
 from hf_dgl.recipe.recipe import Recipe, load_recipe
 from hf_dgl.reports.drawing import check_drawing, drawn_if_possible
 
+from .outcome import Score, files_of_scores, result_of, wanted_scores
 from .picture import plot_comparison
 from .plan import Run, plan
-from .result import Comparison, Result
+from .result import Comparison
+from .tuning import Search, chosen_among, searches, trials_among
 
 fcntl: Any
 try:
     import fcntl
 except ImportError:
     fcntl = None
-
-CONTRIBUTIONS, PROBES = "contributions", "probes"
-"""What may be scored of a model beside its metrics: options of `hf-dgl evaluate`, and names of files."""
 
 _LAST_LINES = 12  # of a run that failed
 
@@ -63,6 +62,9 @@ def compare(
     sweeps: Mapping[str, Sequence[str]] | None = None,
     contributions: bool = False,
     probes: bool = False,
+    tune: Mapping[str, Sequence[str]] | None = None,
+    missing: Sequence[float] = (),
+    calibration: bool = False,
     progress: Progress = lambda name, done, total: None,
 ) -> Comparison:
     """Trains every method with every seed, and writes comparison.json, comparison.md and comparison.png.
@@ -70,7 +72,7 @@ def compare(
     Args:
         recipe: Path of a recipe.
         methods: Of [`ALL_METHODS`]; `unimodal` stands for one training per modality. Differences are taken to
-            `joint`, if it is among them.
+            `joint`, if it is among them. `joint+modality_dropout=0.3` is a row with a key of its own.
         seeds: Of the runs; the same for all methods, so that they can be compared pair by pair.
         output_dir: One folder per run goes there. A run that is complete there, of the same recipe, is not repeated.
             Default: `outputs/compare-<recipe>`.
@@ -81,6 +83,11 @@ def compare(
             method fixes or does not have (`alpha`, `multimodal_to_encoders`, `ogm_alpha`, ...) are left out for it.
         contributions: Also score every model with each subset of its modalities, for their Shapley values.
         probes: Also fit a linear probe on the features of each encoder.
+        tune: Key of the recipe -> values; several make a grid. Every method is trained with each point of it and the
+            first seed, and the best by the recipe's metric on the validation split (the first, if several are) is used
+            for all seeds. Keys that a method does not have are left out for it, as in `sweeps`.
+        missing: Shares of the test rows that lose one of their modalities: also score every model on these.
+        calibration: Also measure the expected calibration error of every model.
         progress: Is told whenever a run has ended.
 
     Returns:
@@ -96,21 +103,36 @@ def compare(
         >>> print(comparison.to_markdown())
     """
     folder = Path(output_dir or Path("outputs") / f"compare-{Path(recipe).stem}")
-    runs = plan(recipe, methods, seeds, folder, overrides, sweeps or {})
+    scores = wanted_scores(contributions, probes, missing, calibration)
+    runs = plan(recipe, methods, seeds, folder, overrides, sweeps or {}, tune or {})
     wanted = load_recipe(recipe, overrides)
     check_drawing()
     check_writable(folder)
     _check_models(recipe, runs, folder)
-    devices = [] if wanted.training.use_cpu else visible_devices()
-    wanted_scores = [name for name, is_wanted in ((CONTRIBUTIONS, contributions), (PROBES, probes)) if is_wanted]
-    failures = _run_all(recipe, runs, environments(jobs, devices), wanted_scores, progress)
-    results = [_result(run) for run in runs if _marker(run).is_file()]
+    places = environments(jobs, [] if wanted.training.use_cpu else visible_devices())
+    runs, found, failures = _tuned(recipe, runs, seeds[0], places, progress)
+    failures |= _run_all(recipe, runs, places, scores, progress)
+    results = [result_of(run, scores) for run in runs if run.marker.is_file()]
     if not any(result.method != UNIMODAL for result in results):
         name, message = next(iter(failures.items()))
         raise RuntimeError(f"No run was successful. {name} ended with:\n{message}")
-    comparison = Comparison(str(recipe), results, failures, _selection(wanted))
+    comparison = Comparison(str(recipe), results, failures, _selection(wanted), searches=found)
     save_comparison(comparison, folder)
     return comparison
+
+
+def _tuned(
+    recipe: str | os.PathLike[str],
+    runs: Sequence[Run],
+    seed: int,
+    places: Sequence[dict[str, str]],
+    progress: Progress,
+) -> tuple[list[Run], list[Search], dict[str, str]]:
+    """Searches, if there is something to tune: the runs that are to be compared, what was found, what failed."""
+    trials = trials_among(runs, seed)
+    failures = _run_all(recipe, trials, places, (), progress) if trials else {}
+    found = searches(recipe, trials)
+    return chosen_among(runs, found), found, failures
 
 
 def environments(jobs: int | None, devices: Sequence[str]) -> list[dict[str, str]]:
@@ -152,7 +174,7 @@ def _run_all(
     recipe: str | os.PathLike[str],
     runs: Sequence[Run],
     places: Sequence[dict[str, str]],
-    scores: Sequence[str],
+    scores: Sequence[Score],
     progress: Progress,
 ) -> dict[str, str]:
     """Trains what is not complete yet; the failures, by name. When interrupted, no process is left behind."""
@@ -164,7 +186,7 @@ def _run_all(
     def work(run: Run) -> None:
         place = free.get()
         try:
-            of_run = [name for name in scores if run.modality is None or name != CONTRIBUTIONS]
+            of_run = [score for score in scores if run.modality is None or score.is_of_one_modality]
             _run(recipe, run, place, of_run, processes)
         finally:
             free.put(place)
@@ -192,7 +214,7 @@ def _run(
     recipe: str | os.PathLike[str],
     run: Run,
     place: Mapping[str, str],
-    scores: Sequence[str],
+    scores: Sequence[Score],
     processes: set[subprocess.Popen[bytes]],
 ) -> None:
     """Trains, unless that is done; likewise what else is scored of the model."""
@@ -202,18 +224,19 @@ def _run(
             overwrite = ["--overwrite_output_dir"] if log.is_file() else []  # what a comparison began, it may replace
             for stale in run.folder.glob("checkpoint-*"):  # of a run that was killed, or of another recipe
                 shutil.rmtree(stale)
-            files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES, "metrics")]
-            for stale in (log, *files, _marker(run)):
+            for stale in (log, run.folder / "metrics.json", *files_of_scores(run), run.marker):
                 stale.unlink(missing_ok=True)
             _call(["train", str(recipe), *run.words, *overwrite], log, log, place, processes, lock)
-            _marker(run).write_text(_recipe_text(recipe, run), encoding="utf-8")
-        for name in scores:
-            scored = run.folder / f"{name}.json"
-            if not scored.is_file():
-                draft = scored.with_suffix(".partial")
-                words = ["evaluate", str(run.folder), f"--{name}", "--recipe", str(recipe), *run.words]
-                _call(words, draft, log, place, processes, lock)
-                draft.replace(scored)
+            run.marker.write_text(_recipe_text(recipe, run), encoding="utf-8")
+        lacking = [score for score in scores if not score.file(run).is_file()]
+        if lacking:  # in one process: reading libraries, model and data takes longer than most scores
+            draft = run.folder / "scores.partial"
+            options = [word for score in lacking for word in score.option]
+            words = ["evaluate", str(run.folder), *options, "--recipe", str(recipe), *run.words]
+            _call(words, draft, log, place, processes, lock)
+            for score in lacking:
+                score.keep(run, json.loads(draft.read_text(encoding="utf-8")))
+            draft.unlink()
 
 
 @contextmanager
@@ -234,7 +257,7 @@ def _check_models(recipe: str | os.PathLike[str], runs: Sequence[Run], folder: P
     """Refuses to train over the finished models of another recipe, or of other settings."""
     if load_recipe(recipe, runs[0].words).training.overwrite_output_dir:
         return
-    others = [run.folder.name for run in runs if _is_finished(run) and not _is_complete(recipe, run)]
+    others = [run.folder.name for run in runs if run.is_finished and not _is_complete(recipe, run)]
     if others:
         raise ValueError(
             f"{folder} holds runs of another recipe, or with other settings: {', '.join(others)}. Keep them, "
@@ -242,21 +265,13 @@ def _check_models(recipe: str | os.PathLike[str], runs: Sequence[Run], folder: P
         )
 
 
-def _is_finished(run: Run) -> bool:
-    return _marker(run).is_file() and (run.folder / "metrics.json").is_file()
-
-
-def _marker(run: Run) -> Path:
-    return run.folder / "complete.yaml"
-
-
 def _recipe_text(recipe: str | os.PathLike[str], run: Run) -> str:
     return load_recipe(recipe, run.words).to_yaml()
 
 
 def _is_complete(recipe: str | os.PathLike[str], run: Run) -> bool:
-    """Whether this very recipe was run to its end. (The model is saved after metrics.json.)"""
-    return _is_finished(run) and _marker(run).read_text(encoding="utf-8") == _recipe_text(recipe, run)
+    """Whether this very recipe was run to its end."""
+    return run.is_finished and run.marker.read_text(encoding="utf-8") == _recipe_text(recipe, run)
 
 
 def _call(
@@ -292,27 +307,6 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
         lambda: plot_comparison(comparison, folder / "comparison.png"), "comparison.png"
     )
     comparison.save(folder)
-
-
-def _result(run: Run) -> Result:
-    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-    files = [run.folder / f"{name}.json" for name in (CONTRIBUTIONS, PROBES)]
-    found: dict[str, Any] = {}
-    for scored in files:
-        found |= json.loads(scored.read_text(encoding="utf-8")) if scored.is_file() else {}
-    return Result(
-        run.method,
-        run.seed,
-        run.settings,
-        run.modality,
-        str(run.folder),
-        metrics["test"],
-        metrics.get("validation", {}),
-        metrics.get("train", {}).get("train_runtime", float("nan")),
-        found.get("contributions", {}),
-        found.get("subsets", {}),
-        found.get("probes", {}),
-    )
 
 
 def _selection(recipe: Recipe) -> str:

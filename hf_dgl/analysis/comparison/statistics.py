@@ -34,10 +34,15 @@ class Spread(NamedTuple):
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         return cls(float(np.mean(values)), deviation, len(values))
 
-    def __str__(self) -> str:
+    def text(self, digits: int) -> str:
+        """With so many digits behind the decimal point."""
         if not math.isfinite(self.mean):
             return "–"
-        return f"{self.mean:.3f}" + (f" ± {self.deviation:.3f}" if math.isfinite(self.deviation) else "")
+        deviation = f" ± {self.deviation:.{digits}f}" if math.isfinite(self.deviation) else ""
+        return f"{self.mean:.{digits}f}{deviation}"
+
+    def __str__(self) -> str:
+        return self.text(3)
 
 
 class Paired(NamedTuple):
@@ -58,6 +63,10 @@ class Paired(NamedTuple):
     p_t: float
     p_wilcoxon: float
     num_seeds: int
+
+    def interval(self) -> str:
+        """`+0.005 to +0.055`; a dash where there is none."""
+        return f"{self.low:+.3f} to {self.high:+.3f}" if math.isfinite(self.low) else "–"
 
     def verdict(self, lower_is_better: bool = False) -> str:
         """In words: `better`, `worse`, `no clear difference`, `too few seeds`, ..."""

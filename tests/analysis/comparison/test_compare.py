@@ -21,6 +21,7 @@ from hf_dgl.analysis.comparison.plan import plan
 from hf_dgl.analysis.comparison.result import Variant
 from hf_dgl.analysis.comparison.run import compare, environments, visible_devices
 from hf_dgl.data import CrossModalCollator
+from hf_dgl.recipe.environment import commit
 from hf_dgl.recipe.finetune import finetune
 from hf_dgl.recipe.recipe import load_recipe, make_recipe
 from tests.processes import hf_dgl_in_a_process
@@ -48,6 +49,7 @@ def real(request: Any, tmp_path_factory: Any) -> Any:
     told: list[Any] = []
     sweeps = {"alpha": ["1", "video=1"]}  # what the model has is only known once it is built
     settings: dict[str, Any] = {"jobs": 2, "sweeps": sweeps, "contributions": True, "probes": True}
+    settings |= {"missing": [0.5], "calibration": True}
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "forked":
             patch.setattr(module, "_call", call_forked)
@@ -116,6 +118,16 @@ def test_probes_are_gathered(real: Any) -> None:
     for result in comparison.results:
         assert set(result.probes) == {"image", "text"} and all(0 <= score <= 1 for score in result.probes.values())
     assert {"image probe", "text probe"} <= set(comparison.table().columns)
+
+
+def test_robustness_cost_and_provenance_are_gathered(real: Any) -> None:
+    _, _, comparison, _ = real
+    for result in comparison.results:
+        assert set(result.missing) == {"0.5"} and 0 <= result.missing["0.5"] <= 1
+        assert set(result.calibration) == {"fused", "image", "text"}
+        assert result.peak_memory > 50 and result.environment["commit"] == commit()
+        assert not list(Path(result.folder).glob("*.partial"))
+    assert [topic.key for topic in comparison.topics()] == ["probes", "missing", "calibration", "cost"]
 
 
 def test_complete_runs_are_not_repeated(real: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,3 +174,65 @@ def test_a_picture_that_fails_costs_a_sentence_only(comparison: Comparison, tmp_
 def test_nan_in_a_metric_is_left_out(comparison: Comparison) -> None:
     comparison.results.append(result("dgl", 9, math.nan))
     assert comparison.spread(DGL, "accuracy").num_seeds == 3
+
+
+# ---- what was asked for beside the metrics -------------------------------------------------------------------------
+
+
+def made_at(commit: str, memory: float = 900.0, cpu: str = "a", **more: Any) -> dict[str, Any]:
+    machine = {"cpu": cpu, "cores": 2, "threads": 1, "accelerator": None}
+    return {"commit": commit, "machine": machine, "peak_memory_mib": memory, **more}
+
+
+def asked(commits: Any = ("c" * 40,)) -> Comparison:
+    results = []
+    for seed in range(3):
+        for method, gain in (("joint", 0.0), ("dgl", 0.05 + 0.01 * seed)):
+            missing = {"0.5": 0.6 + gain, "0.125": 0.65 + gain}
+            calibration = {"fused": 0.2 - gain, "image": 0.1, "text": 0.1}
+            environment = made_at(commits[seed % len(commits)], 900 + seed)
+            more: Any = {"missing": missing, "calibration": calibration, "environment": environment}
+            results.append(result(method, seed, 0.7, probes={"image": 0.5 + gain}, **more))
+    alone: Any = {"test": {"accuracy": 0.6}, "calibration": {"fused": 0.3}, "environment": made_at(commits[0], 500)}
+    results.append(result("unimodal", 0, 0, modality="image", **alone))
+    return Comparison("my.yaml", results)
+
+
+def test_topics_have_tables_with_differences() -> None:
+    comparison = asked()
+    topics = {topic.key: topic for topic in comparison.topics()}
+    assert list(topics) == ["probes", "missing", "calibration", "cost"]
+    missing = comparison.topic_table(topics["missing"])
+    assert missing.columns == ["method", "12.5 % of rows", "50 % of rows"]
+    assert missing.rows[0] == ["joint", "0.650 ± 0.000", "0.600 ± 0.000"] and len(missing.rows) == 2
+    (difference,) = comparison.topic_differences(topics["missing"]).rows
+    assert difference == ["dgl minus joint", *["+0.060 (+0.035 to +0.085)"] * 2]
+    costs = comparison.topic_table(topics["cost"])
+    assert costs.columns == ["method", "seconds", "peak memory, MiB"]
+    assert ["joint", "3 ± 0", "901 ± 1"] in costs.rows and costs.rows[-1][0] == "unimodal: image"
+    assert not comparison.topic_differences(topics["cost"]).rows
+    text = comparison.to_markdown()
+    for heading in ("## Linear probes", "## Modalities missing", "## Calibration", "## Cost"):
+        assert heading in text
+    assert text.count("dgl minus joint") == 3 and "different commits" not in text
+
+
+def test_topics_in_json() -> None:
+    (joint, dgl) = asked().to_dict()["summary"]
+    assert joint["missing"]["50 % of rows"]["against_joint"] is None
+    assert dgl["missing"]["50 % of rows"]["against_joint"]["verdict"] == "better"
+    assert dgl["calibration"]["fused"]["against_joint"]["verdict"] == "better"  # a smaller error
+    assert dgl["cost"]["peak memory, MiB"]["mean"] == pytest.approx(901)
+    assert asked().to_dict()["runs"][0]["environment"]["commit"] == "c" * 40
+
+
+def test_rows_of_different_commits_and_machines_are_told(comparison: Comparison) -> None:
+    text = asked(["a" * 40, "b" * 40 + "+dirty", "a" * 40]).to_markdown()
+    assert (
+        "different commits: aaaaaaaa (joint-0, dgl-0, joint-2, dgl-2, unimodal-0); bbbbbbbb+dirty (joint-1, " in text
+    )
+    assert "`+dirty`: the source had changes" in text and "different machines" not in text
+    other = asked()
+    other.results[0] = result("joint", 0, 0.7, environment=made_at("c" * 40, cpu="b"))
+    assert "different machines: b, 1 threads (joint-0); a, 1 threads (" in other.to_markdown()
+    assert "different" not in comparison.to_markdown()  # of runs that say nothing, nothing is said
