@@ -87,6 +87,9 @@ ENCODERS = {
     "facebook/hubert-base-ls960": _encoder("hubert"),
     "microsoft/wavlm-base": _encoder("wavlm"),
     "openai/whisper-small": _encoder("whisper"),
+    "openai/whisper-tiny.en": _encoder("whisper"),
+    "facebook/dinov2-small": _encoder("dinov2"),
+    "sentence-transformers/all-MiniLM-L6-v2": _encoder("bert"),
 }
 
 # ---- stand-ins for data ---------------------------------------------------------------------------------------------
@@ -282,7 +285,42 @@ def _mosei_words(folder: Path) -> None:
         (folder / f"{split}.csv").write_text("\n".join(["image,audio,text,answer", *rows]), encoding="utf-8")
 
 
+def _table(**columns: Callable[[Path, int], str]) -> Callable[[Path], None]:
+    """Tables whose columns hold what is given for each row."""
+
+    def save(folder: Path) -> None:
+        for split in ("train", "validation", "test"):
+            rows = [",".join(make(folder, i) for make in columns.values()) for i in range(ROWS)]
+            (folder / f"{split}.csv").write_text("\n".join([",".join(columns), *rows]), encoding="utf-8")
+
+    return save
+
+
+def _photo(folder: Path, i: int) -> str:
+    return _file(folder / "photos" / f"{i}.png", _png())
+
+
+def _speech(folder: Path, i: int) -> str:
+    return _file(folder / "speech" / f"{i}.wav", _wav(16000))
+
+
+def _sentence(_: Path, i: int) -> str:
+    return _text(i)
+
+
+def _kind(_: Path, i: int) -> str:
+    return ["animals", "food", "town"][i % 3]
+
+
+_QUESTIONS = _table(photo=_photo, question=_sentence, answer=_kind)
+
 FOLDERS = {
+    "data/stamps": _table(
+        photo=_photo, speech=_speech, hidden_words=_sentence, wrong_sentence=_sentence, category=_kind
+    ),
+    "data/stamps/nature": _QUESTIONS,
+    "data/stamps/question": _QUESTIONS,
+    "data/emoji": _table(photo=_photo, misspelt=_sentence, category=_kind),
     "data/mosei_words": _mosei_words,
     "data/food101": _food101,
     "data/mmimdb": _mmimdb,

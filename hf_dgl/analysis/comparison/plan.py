@@ -150,6 +150,8 @@ def _check_row(method: str, own: Sequence[tuple[str, str]]) -> None:
     for key, _ in own:
         if key in _OWN_KEYS:
             raise ValueError(f"--methods: `{key}` is no key of one row: that is what {_OWN_KEYS[key]} is for.")
+        if not _applies(key, method):
+            raise ValueError(f"--methods: `{key}` has no effect under `{method}`, or is fixed by it: remove it.")
 
 
 def _trainings(method: str, recipe: Recipe) -> dict[str | None, list[str]]:

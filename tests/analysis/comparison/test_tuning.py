@@ -143,6 +143,7 @@ def test_row_of() -> None:
         ({"tune": {"alpha": ["1"]}, "sweeps": {"alpha": ["1"]}}, "swept .* and tuned"),
         ({"methods": ["joint+modality_dropout"]}, "expected METHOD\\+KEY=VALUE"),
         ({"methods": ["joint+modality_dropuot=0.3"]}, "did you mean 'modality_dropout'"),
+        ({"methods": ["joint", "joint+alpha=2"]}, "`alpha` has no effect under `joint`"),
         ({"methods": ["joint+seed=1"]}, "that is what --seeds is for"),
         ({"methods": ["jiont+modality_dropout=0.3"]}, "did you mean 'joint'"),
         ({"methods": ["joint", "unimodal+alpha=1"]}, "takes no keys of its own"),
