@@ -134,4 +134,7 @@ class Explained:
             for key in ("running", "sums")
         }
         self._running, self.chance.sums = kept["running"], kept["sums"]
-        self.late_fusion.load_state_dict(state[LATE_FUSION])
+        if LATE_FUSION in state:
+            self.late_fusion.load_state_dict(state[LATE_FUSION])
+        elif self._running is not None:  # of a checkpoint from before answers were added up
+            self._running = torch.cat([self._running, torch.tensor([math.nan], dtype=torch.float64)])

@@ -168,6 +168,15 @@ def test_the_state_goes_on():
     assert {k: float(v) for k, v in explained.shares().items()} == {k: float(v) for k, v in other.shares().items()}
 
 
+def test_the_state_of_a_checkpoint_from_before_answers_were_added_up_goes_on():
+    explained = explained_after({MULTIMODAL: 0.2, "image": 0.4})
+    state = explained.state_dict()
+    old = {"running": state["running"][:-1], "sums": state["sums"]}
+    other = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
+    other.load_state_dict(old)
+    assert other.known() == explained.known()
+
+
 # ---- in the Trainer ----
 
 
