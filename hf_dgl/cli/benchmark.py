@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -71,43 +72,44 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         "depths": arguments.depths if arguments.plot else (),
         "depth_steps": arguments.plot_steps,
     }
-    if arguments.recipe is not None:
-        result = benchmark_recipe(reshaped(load_recipe(arguments.recipe, rest), sizes), **options)
-    elif rest:
-        raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl benchmark --help` lists what there is.")
-    else:
-        result = benchmark_shape(Shape(**sizes), **options)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments.recipe is None:
-        _communication(Shape(**sizes), result.description["device"])
+    console = Console()
+    with console.status("Counting; then each round is a step of joint training, of DGL and of the paper's procedure"):
+        if arguments.recipe is not None:
+            result = benchmark_recipe(reshaped(load_recipe(arguments.recipe, rest), sizes), **options)
+        elif rest:
+            raise ValueError(f"Did not understand {' '.join(rest)!r}. `hf-dgl benchmark --help` lists what there is.")
+        else:
+            result = benchmark_shape(Shape(**sizes), **options)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes of a launcher, the first one tells
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-    console = Console()
-    _print(console, result.table(), "one training step, and its ratio to joint training; MiB of activations")
-    _print(console, result.saved_table(), "MiB saved for the backward, by part of the model")
-    for name, value in result.description.items():
-        console.print(f"{name}: {value}", highlight=False)
-    console.print(f"DGL's FLOPs above the floor: {result.above_floor:.1%}", highlight=False)
-    if result.evaluation is not None:
-        said = "evaluation, fused and each modality alone, over fused only (FLOPs)"
-        console.print(f"{said}: {result.evaluation:.3f}", highlight=False)
-    if result.first_step is not None:
-        console.print(f"first step of DGL, its trial included: {1e3 * result.first_step:.1f} ms", highlight=False)
-    if result.bookkeeping_share is not None:
-        console.print(f"DGL's share outside of forwards and backward: {result.bookkeeping_share:.2%}", highlight=False)
+    _tell(console, result)
     if arguments.plot:
         plot_sweep(result.sweep, arguments.plot)
         console.print(f"The plot is in {arguments.plot}", highlight=False, soft_wrap=True)
 
 
-def _communication(shape: Any, device: str) -> None:
-    """What the processes of a launcher say to one another in a step; printed by the first of them."""
-    from rich.console import Console
-
-    from hf_dgl.analysis.benchmark.communication import communication_table
-
-    table = communication_table(shape, device.partition(" ")[0])
-    if os.environ.get("RANK", "0") == "0":
-        _print(Console(), table, "collectives of one training step, and the MiB of their tensors")
+def _tell(console: Any, result: Any) -> None:
+    """Prints the tables, and a line for every other figure."""
+    _print(console, result.table(), "one training step, and its ratio to joint training; MiB of activations")
+    _print(console, result.saved_table(), "MiB saved for the backward, by part of the model")
+    if result.communication:
+        _print(console, result.communication_table(), "collectives of one training step, and the MiB of their tensors")
+    lines = [f"{name}: {value}" for name, value in result.description.items()]
+    lines.append(f"DGL's FLOPs above the floor: {result.above_floor:.1%}")
+    if result.evaluation is not None:
+        lines.append(f"evaluation, fused and each modality alone, over fused only (FLOPs): {result.evaluation:.3f}")
+    if result.first_step is not None:
+        said = f"{1e3 * result.first_step:.1f} ms, {result.first_step_ratio:.2f} times a later one"
+        lines.append(f"first step of DGL, its trial (a forward more) included: {said}")
+    if result.bookkeeping_share is not None:
+        lines.append(f"DGL's share outside of forwards and backward: {result.bookkeeping_share:.2%}")
+    if result.fetching:
+        said = f"{1e3 * statistics.median(result.fetching):.1f} ms, {result.fetching_share:.1%} of a step of DGL"
+        lines.append(f"fetching a batch, without workers: {said}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _print(console: Any, content: Any, title: str) -> None:

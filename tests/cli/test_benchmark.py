@@ -38,9 +38,14 @@ def test_shape_with_files(tmp_path: Any, capsys: Any) -> None:
 def test_recipe_with_overrides_and_sizes(tmp_path: Any, capsys: Any) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe(tmp_path)))
-    words = ["--steps", "0", "--device", "cpu", "--text_layers", "2", "--per_device_train_batch_size", "3"]
-    assert main(["benchmark", str(path), *words]) == 0
-    assert "batch_size: 3" in capsys.readouterr().out
+    written = tmp_path / "cost.json"
+    words = ["--steps", "1", "--device", "cpu", "--text_layers", "2", "--per_device_train_batch_size", "3"]
+    assert main(["benchmark", str(path), *words, "--json", str(written)]) == 0
+    out, result = capsys.readouterr().out, json.loads(written.read_text())
+    assert "batch_size: 3" in out
+    assert f"{1e3 * result['first_step']:.1f} ms, {result['first_step_ratio']:.2f} times a later one" in out
+    assert result["fetching_share"] == result["fetching"][0] / result["costs"]["dgl"]["seconds"][0] > 0
+    assert f"fetching a batch, without workers: {1e3 * result['fetching'][0]:.1f} ms" in out
 
 
 @pytest.mark.parametrize(

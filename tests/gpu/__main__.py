@@ -25,7 +25,7 @@ import torch
 
 from .exactness import exactness, no_synchronisation
 from .loops import loops
-from .ratios import ratios
+from .ratios import SIZES, ratios
 from .summary import to_markdown
 
 _ROOT = Path(__file__).parents[2]
@@ -57,9 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--size", choices=("tiny", "small", "base"), default=None, help="default: base on a GPU, else tiny"
-    )
+    parser.add_argument("--size", choices=tuple(SIZES), default=None, help="default: base on a GPU, else tiny")
     parser.add_argument("--minutes", type=float, default=9.0, help="no part begins after this")
     parser.add_argument("--only", nargs="+", metavar="PART", help="exactness no_synchronisation ratios loops tests")
     arguments = parser.parse_args(argv)

@@ -55,17 +55,13 @@ def _ratios(found: list[dict[str, Any]]) -> str:
 
 
 def _loops(found: dict[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            f"{entry['milliseconds']:.2f}",
-            f"{entry['ratio']:.3f}",
-            f"{min(entry['ratios'])} to {max(entry['ratios'])}",
-        )
-        for name, entry in found["loops"].items()
-    ]
-    table = _table(["loop", "ms per step", "ratio to Trainer (median of rounds)", "range"], rows)
-    return (
-        f"{table}\n\nFetching a batch: {found['loader_milliseconds']:.2f} ms. The first step of dgl: "
-        f"{found['first_dgl_step_milliseconds']:.1f} ms."
-    )
+    rows = []
+    for name, entry in found["loops"].items():
+        ratio = f"{entry['ratio']:.3f} ({min(entry['ratios']):.3f} to {max(entry['ratios']):.3f})"
+        whole, around = (f"{entry[key]:.2f}" for key in ("milliseconds", "around_ms"))
+        spread, spread_around = (f"{entry[key]:.2f}" for key in ("interquartile_ms", "around_interquartile_ms"))
+        others = (f"{entry['around_more_than_trainer']:+.1%}", f"{entry['loader_ms']:.2f}")
+        rows.append((name, whole, spread, ratio, around, spread_around, *others, f"{entry['first_step_ms']:.1f}"))
+    columns = ["loop", "ms per step", "IQR", "ratio to Trainer, median of rounds (range)", "ms around the step", "IQR"]
+    columns += ["more than Trainer's, of its step", "ms fetching a batch", "ms of the first step"]
+    return f"{_table(columns, rows)}\n\n{found['steps']} steps of each, {found['batch_size']} rows."

@@ -7,9 +7,10 @@ forward and one input-gradient backward of the fusion. No procedure with DGL's g
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from hf_dgl.architectures.attach import disentangle
 from hf_dgl.models import CrossModalConfig
 from hf_dgl.recipe.recipe import Recipe
 
+from .communication import communications, is_launched
 from .memory import memory_of, saved_by_part
 from .procedures import Procedures, Step
 from .result import BenchmarkResult, Cost
@@ -93,6 +95,9 @@ def benchmark_shape(
     device, autocast = _device(device), torch.bfloat16 if bf16 else None
     with build(shape.config(), shape.batch(), device, fake=steps == 0) as (model, batch):
         result = benchmark(model, batch, steps=steps, autocast=autocast)
+    if is_launched():
+        with build(shape.config(), shape.batch(), device) as (model, batch):
+            result.communication = communications(model, batch)
     if depths:
         shape = replace(shape, audio_layers=shape.audio_layers or max(shape.image_layers, shape.text_layers))
         result.sweep = sweep(shape.config(), shape.batch(), depths, depth_steps, device, autocast)
@@ -117,8 +122,11 @@ def benchmark_recipe(
         0.0
     """
     device, autocast = _device(device), torch.bfloat16 if bf16 or recipe.training.bf16 else None
-    model, batch = from_recipe(recipe, device)
+    model, batch, fetch = from_recipe(recipe, device)
     result = benchmark(model, batch, steps=steps, autocast=autocast)
+    result.fetching = [_seconds(model, fetch) for _ in range(steps)]
+    if is_launched():
+        result.communication = communications(model, batch)
     if depths:
         result.sweep = sweep(model.config, batch, depths, depth_steps, device, autocast)
     return result
@@ -126,6 +134,8 @@ def benchmark_recipe(
 
 def _device(device: str | None) -> str:
     found = torch.accelerator.current_accelerator(check_available=True)
+    if found is not None and is_launched():  # each process its own one
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     return device or (found.type if found is not None else "cpu")
 
 
@@ -251,7 +261,7 @@ def _cost(model: nn.Module, step: Step) -> Cost:
     return Cost(counter.get_total_flops(), memory)
 
 
-def _seconds(model: nn.Module, step: Step) -> float:
+def _seconds(model: nn.Module, step: Callable[[], object]) -> float:
     model.zero_grad()
     _synchronize()
     start = time.perf_counter()

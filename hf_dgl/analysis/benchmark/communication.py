@@ -7,6 +7,7 @@ as it is. Bytes are those of the whole tensors: with N processes, (N - 1) / N of
 from __future__ import annotations
 
 import copy
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,9 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_dgl.architectures import disentangle, modalities_of
-from hf_dgl.reports.result_tables import Table
-
-from .shapes import Shape, build
 
 _KINDS = {
     "allgather_": "all-gather",
@@ -113,27 +111,28 @@ def communication(model: nn.Module, batch: Mapping[str, Any], wrapping: str = "f
     return found
 
 
-def communication_table(shape: Shape, device: str) -> Table:
-    """[`communication`] of a model of any shape under each of `WRAPPINGS`, by the processes of a launcher: a row per
-    wrapping and method, with the number of collectives and their MiB. Every process must call it.
+def is_launched() -> bool:
+    """Whether this process is one of several that a launcher (`torchrun`, `accelerate launch`) has started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def communications(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
+    """[`communication`] under each of `WRAPPINGS`, by the processes of a launcher, which all must call it.
 
     Example:
 
-        >>> communication_table(Shape(hidden_size=64), "cpu").rows[0][:2]
-        ['ddp', 'joint']
+        >>> communications(model, batch)["ddp"]["joint"]["all-reduce"]
+        {'collectives': 3, 'bytes': 10055684}
     """
     distributed = torch.distributed
-    if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    kinds = ("all-gather", "reduce-scatter", "all-reduce")
-    rows = []
-    with build(shape.config(), shape.batch(), device) as (model, batch):
-        for wrapping in WRAPPINGS:
-            for method, found in communication(model, batch, wrapping).items():
-                entries = [found.get(kind, {"collectives": 0, "bytes": 0}) for kind in kinds]
-                cells = [(str(entry["collectives"]), f"{entry['bytes'] / 2**20:.2f}") for entry in entries]
-                rows.append([wrapping, method, *(cell for pair in cells for cell in pair)])
-    return Table(["wrapping", "step", "gathers", "MiB", "scatters", "MiB", "reduces", "MiB"], rows)
+    is_ours = not distributed.is_initialized()
+    if is_ours:
+        distributed.init_process_group("nccl" if next(model.parameters()).is_cuda else "gloo")
+    try:
+        return {wrapping: communication(model, batch, wrapping) for wrapping in WRAPPINGS}
+    finally:
+        if is_ours:
+            distributed.destroy_process_group()
 
 
 def _wrap(model: Any, wrapping: str) -> Any:

@@ -44,6 +44,9 @@ class BenchmarkResult:
         first_step: Seconds of the first step of DGL, which looks at the graph (one more forward); None: not timed.
         saved: `joint`, `dgl`, and both with activation checkpointing (where the model has it) -> part of the model ->
             bytes that autograd saves for the backward.
+        fetching: Seconds in which one process reads the rows of a recipe's batch and collates them, once per round.
+        communication: What [`~hf_dgl.analysis.benchmark.communication.communications`] gave, if a launcher has started
+            several processes.
         sweep: What [`sweep`] gave, if it was asked for.
     """
 
@@ -53,6 +56,8 @@ class BenchmarkResult:
     evaluation: float | None = None
     first_step: float | None = None
     saved: dict[str, dict[str, int]] = field(default_factory=dict)
+    fetching: list[float] = field(default_factory=list)
+    communication: dict[str, dict[str, dict[str, dict[str, int]]]] = field(default_factory=dict)
     sweep: list[dict[str, Any]] = field(default_factory=list)
 
     def ratios(self, procedure: str) -> dict[str, float | None]:
@@ -76,9 +81,20 @@ class BenchmarkResult:
     @property
     def bookkeeping_share(self) -> float | None:
         """`bookkeeping` as a fraction of the median DGL step."""
-        if self.bookkeeping is None:
-            return None
-        return self.bookkeeping / statistics.median(self.costs["dgl"].seconds)
+        return self._over_a_step(self.bookkeeping)
+
+    @property
+    def first_step_ratio(self) -> float | None:
+        """`first_step` over the median of DGL's later ones."""
+        return self._over_a_step(self.first_step)
+
+    @property
+    def fetching_share(self) -> float | None:
+        """The median of `fetching` as a fraction of the median DGL step: what a loader without workers adds to it."""
+        return self._over_a_step(statistics.median(self.fetching) if self.fetching else None)
+
+    def _over_a_step(self, seconds: float | None) -> float | None:
+        return None if seconds is None else seconds / statistics.median(self.costs["dgl"].seconds)
 
     def table(self) -> Table:
         """A row for each procedure: FLOPs, median time and its interquartile range, samples per second, memory."""
@@ -103,6 +119,16 @@ class BenchmarkResult:
         ]
         return Table(["step", *parts, "all"], rows)
 
+    def communication_table(self) -> Table:
+        """A row per wrapping and method: collectives of one training step, and the MiB of their tensors."""
+        nothing, rows = {"collectives": 0, "bytes": 0}, []
+        for wrapping, methods in self.communication.items():
+            for method, found in methods.items():
+                entries = [found.get(kind, nothing) for kind in ("all-gather", "reduce-scatter", "all-reduce")]
+                cells = [(str(entry["collectives"]), f"{entry['bytes'] / 2**20:.2f}") for entry in entries]
+                rows.append([wrapping, method, *(cell for pair in cells for cell in pair)])
+        return Table(["wrapping", "step", "gathers", "MiB", "scatters", "MiB", "reduces", "MiB"], rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain types, for JSON."""
         return {
@@ -110,6 +136,8 @@ class BenchmarkResult:
             "ratios": {name: self.ratios(name) for name in self.costs},
             "above_floor": self.above_floor,
             "bookkeeping_share": self.bookkeeping_share,
+            "first_step_ratio": self.first_step_ratio,
+            "fetching_share": self.fetching_share,
         }
 
 

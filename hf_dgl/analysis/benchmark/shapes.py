@@ -6,7 +6,7 @@ Fake tensors have shapes and no values, so that models of any size can be built 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -201,8 +201,9 @@ def smaller(
 
 def from_recipe(
     recipe: Recipe, device: torch.device | str = "cpu"
-) -> tuple[CrossModalForSequenceClassification, dict[str, Any]]:
-    """The model of a recipe and a batch of its training data, as many rows as `per_device_train_batch_size`."""
+) -> tuple[CrossModalForSequenceClassification, dict[str, Any], Callable[[], dict[str, Any]]]:
+    """The model of a recipe, a batch of its training data (as many rows as `per_device_train_batch_size`), and what
+    fetches that batch anew: reads the rows, and collates them on the CPU."""
     encoders = {
         name: resolve_encoder(name, value) for name, value in dict(recipe.values.get("encoders") or {}).items()
     }
@@ -217,8 +218,12 @@ def from_recipe(
     model: Any = build_model(recipe, encoders, labels)
     num_rows = min(recipe.training.per_device_train_batch_size, len(splits["train"]))
     rows = labels.encode(splits["train"].select(range(num_rows)), "train")
-    batch = CrossModalCollator(processor, labels)([rows[index] for index in range(num_rows)])
-    return model.to(device), map_tensors(lambda tensor: tensor.to(device), batch)
+    collate = CrossModalCollator(processor, labels)
+
+    def fetch() -> dict[str, Any]:
+        return collate([rows[index] for index in range(num_rows)])
+
+    return model.to(device), map_tensors(lambda tensor: tensor.to(device), fetch()), fetch
 
 
 @contextmanager

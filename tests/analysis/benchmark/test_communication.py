@@ -45,9 +45,14 @@ def test_two_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_under_a_launcher(tmp_path: Path) -> None:
     sizes = "--image_layers 1 --text_layers 1 --hidden_size 16 --image_size 32 --text_length 4 --fusion_layers 1"
-    printed = hf_dgl_as_launched(["benchmark", "--steps", "0", *sizes.split()], tmp_path)
-    assert printed.count("collectives of one training step") == 1
+    words = ["--steps", "0", "--json", str(tmp_path / "cost.json")]
+    printed = hf_dgl_as_launched(["benchmark", *words, *sizes.split()], tmp_path)
+    assert printed.count("collectives of one training step") == printed.count("one training step, and its ratio") == 1
     assert printed.count("fsdp, fusion kept") == 2
+    told = json.loads((tmp_path / "cost.json").read_text())["communication"]
+    assert list(told) == list(WRAPPINGS)
+    assert told["ddp"]["dgl"]["all-reduce"] == told["ddp"]["joint"]["all-reduce"]
+    assert told["fsdp"]["dgl"]["all-gather"]["bytes"] > told["fsdp"]["joint"]["all-gather"]["bytes"] > 0
 
 
 def test_an_unknown_wrapping() -> None:
