@@ -17,6 +17,7 @@ from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.outputs import map_tensors
 from hf_dgl.recipe.finetune import trainer_to_score
 from hf_dgl.recipe.recipe import Recipe
+from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.metrics import SCORERS, labelled, only_rows
 
 
@@ -42,7 +43,12 @@ class Answers(NamedTuple):
 
 
 def answers(
-    model: Any, collator: Any, dataset: Any, wanted: Iterable[frozenset[str]], batch_size: int = 32
+    model: Any,
+    collator: Any,
+    dataset: Any,
+    wanted: Iterable[frozenset[str]],
+    batch_size: int = 32,
+    autocast: torch.dtype | None = None,
 ) -> Answers:
     """Runs a model once per batch and subset of its modalities, the others being left out of the call.
 
@@ -52,6 +58,7 @@ def answers(
         dataset: Rows with labels. Those without are left out.
         wanted: Subsets; none is empty.
         batch_size: Rows at a time.
+        autocast: Precision of the forward, as in mixed precision training.
 
     Raises:
         ValueError: a model that cannot be called without some of its modalities.
@@ -76,7 +83,8 @@ def answers(
             has[name].append(_has(batch.get(name), len(labels[-1])))
         for subset in wanted:
             given = {name: batch[name] for name in names if name in subset and name in batch}
-            logits[subset].append(_predict(model, given, len(labels[-1])))
+            with in_precision(autocast, device):
+                logits[subset].append(_predict(model, given, len(labels[-1])))
     found = Answers(
         {subset: np.concatenate(parts) for subset, parts in logits.items()},
         np.concatenate(labels),
@@ -119,7 +127,10 @@ def answers_of(
         wanted = [everything, *(frozenset({name}) for name in names)]
         wanted += [everything - {name} for name in names] if needs_subsets and len(names) > 1 else []
         model = parts.model.to(recipe.training.device)
-        return answers(model, parts.collator, rows, wanted, recipe.training.per_device_eval_batch_size)
+        training = recipe.training
+        return answers(
+            model, parts.collator, rows, wanted, training.per_device_eval_batch_size, precision_of(training)
+        )
     found: Any = trainer.predict_each_modality(rows)
     logits = {name: _two_dimensional(array) for name, array in found.predictions.items()}
     fused = logits.pop("logits")
@@ -131,6 +142,16 @@ def answers_of(
     has = {name: ~np.isnan(array).all(axis=1) for name, array in logits.items()}
     by_subset = {frozenset(logits): fused, **{frozenset({name}): array for name, array in logits.items()}}
     return _that_count(Answers(by_subset, np.asarray(found.label_ids), has, problem_type))
+
+
+def precision_of(training: DGLTrainingArguments) -> torch.dtype | None:
+    """The mixed precision of a training, in which its evaluations are made, too; None: there is none."""
+    return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
+
+
+def in_precision(autocast: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """A context in which modules compute in a mixed precision, or as they are."""
+    return torch.autocast(device.type, autocast, enabled=autocast is not None)
 
 
 def modalities_to_leave_out(model: Any) -> list[str]:

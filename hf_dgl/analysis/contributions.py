@@ -23,13 +23,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_dgl.recipe.assembly import parts_to_score
 from hf_dgl.recipe.finetune import evaluate
 from hf_dgl.recipe.recipe import Recipe
 from hf_dgl.training.metrics import SCORERS, labelled
 
-from .answers import answers, best_constant, modalities_to_leave_out, score_of
+from .answers import answers, best_constant, modalities_to_leave_out, precision_of, score_of
 
 Subsets = dict[frozenset[str], float]
 """$v$: the score for every subset of the modalities, the empty one included."""
@@ -132,12 +133,14 @@ def contributions(model: Any, collator: Any, dataset: Any, batch_size: int = 32)
     return shapley(subset_scores(model, collator, dataset, batch_size), modalities_to_leave_out(model))
 
 
-def subset_scores(model: Any, collator: Any, dataset: Any, batch_size: int = 32) -> Subsets:
+def subset_scores(
+    model: Any, collator: Any, dataset: Any, batch_size: int = 32, autocast: torch.dtype | None = None
+) -> Subsets:
     """The main metric for every subset of the modalities, the others being left out of the call.
 
     A row that has none of a subset's modalities is answered as with no modality at all: by the best constant.
 
-    Args, Raises: As [`contributions`].
+    Args, Raises: As [`contributions`]; `autocast` as in [`hf_dgl.analysis.answers.answers`].
 
     Example:
 
@@ -145,7 +148,7 @@ def subset_scores(model: Any, collator: Any, dataset: Any, batch_size: int = 32)
         0.71
     """
     names, problem_type = modalities_to_leave_out(model), model.config.problem_type
-    found = answers(model, collator, dataset, subsets(names)[1:], batch_size)
+    found = answers(model, collator, dataset, subsets(names)[1:], batch_size, autocast)
     scores = {subset: score_of(logits, found.labels, problem_type) for subset, logits in found.logits.items()}
     return {frozenset(): constant_score(found.labels, problem_type, model.config.num_labels), **scores}
 
@@ -194,7 +197,9 @@ def evaluate_contributions(
         raise ValueError("Contributions are shares of a score, and a model that writes text is not scored.")
     if getattr(config, "modalities", None):
         model = parts.model.to(recipe.training.device)
-        scores = subset_scores(model, parts.collator, rows, recipe.training.per_device_eval_batch_size)
+        training = recipe.training
+        batch_size, autocast = training.per_device_eval_batch_size, precision_of(training)
+        scores = subset_scores(model, parts.collator, rows, batch_size, autocast)
         names = modalities_to_leave_out(model)
     else:
         metric = SCORERS[config.problem_type][1]

@@ -27,6 +27,8 @@ from hf_dgl.recipe.assembly import parts_to_score
 from hf_dgl.recipe.recipe import Recipe
 from hf_dgl.training.metrics import SCORERS, labelled
 
+from .answers import in_precision, precision_of
+
 MAX_ROWS = 4000
 """Training rows that a probe is fitted on: drawn at random, where there are more."""
 
@@ -34,7 +36,13 @@ Features = dict[str, np.ndarray]
 
 
 def linear_probes(
-    model: Any, collator: Any, train_dataset: Any, dataset: Any, batch_size: int = 32, max_rows: int = MAX_ROWS
+    model: Any,
+    collator: Any,
+    train_dataset: Any,
+    dataset: Any,
+    batch_size: int = 32,
+    max_rows: int = MAX_ROWS,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, float]:
     """Score of a linear probe of each encoder (accuracy; mAP; mean absolute error).
 
@@ -45,6 +53,7 @@ def linear_probes(
         dataset: Rows with labels that they are scored on.
         batch_size: Rows at a time.
         max_rows: At most so many training rows, drawn at random (always the same).
+        autocast: Precision of the encoders' forward, as in mixed precision training.
 
     Returns:
         Modality -> score on `dataset`, over the rows that have the modality and a label.
@@ -61,15 +70,20 @@ def linear_probes(
     if hasattr(train_dataset, "__len__") and len(train_dataset) > max_rows:
         chosen = np.random.default_rng(0).permutation(len(train_dataset))[:max_rows]
         train_dataset = Subset(train_dataset, sorted(chosen.tolist()))
-    train, train_labels = pooled_features(model, collator, train_dataset, batch_size, max_rows)
-    test, labels = pooled_features(model, collator, dataset, batch_size)
+    train, train_labels = pooled_features(model, collator, train_dataset, batch_size, max_rows, autocast)
+    test, labels = pooled_features(model, collator, dataset, batch_size, autocast=autocast)
     base: Any = below_adapters(model)
     problem_type = base.config.problem_type
     return {name: _score(train[name], train_labels, test[name], labels, problem_type) for name in train}
 
 
 def pooled_features(
-    model: Any, collator: Any, dataset: Any, batch_size: int = 32, max_rows: int | None = None
+    model: Any,
+    collator: Any,
+    dataset: Any,
+    batch_size: int = 32,
+    max_rows: int | None = None,
+    autocast: torch.dtype | None = None,
 ) -> tuple[Features, np.ndarray]:
     """What each encoder says of each row.
 
@@ -93,7 +107,8 @@ def pooled_features(
         batch = map_tensors(lambda tensor: tensor.to(device), dict(batch))
         labels.append(batch["labels"].cpu().numpy())
         for name in names:
-            found[name].append(_pooled(base, name, batch.get(name), len(labels[-1])))
+            with in_precision(autocast, device):
+                found[name].append(_pooled(base, name, batch.get(name), len(labels[-1])))
         if max_rows is not None and sum(map(len, labels)) >= max_rows:  # of a stream
             break
     return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(labels)
@@ -167,5 +182,5 @@ def evaluate_probes(
     train = parts_to_score(model_id, recipe, "train")
     model = scored.model.to(recipe.training.device)
     (rows,), (train_rows,) = scored.splits.values(), train.splits.values()
-    batch_size = recipe.training.per_device_eval_batch_size
-    return {"probes": linear_probes(model, scored.collator, train_rows, rows, batch_size)}
+    batch_size, autocast = recipe.training.per_device_eval_batch_size, precision_of(recipe.training)
+    return {"probes": linear_probes(model, scored.collator, train_rows, rows, batch_size, autocast=autocast)}

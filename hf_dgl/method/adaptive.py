@@ -1,24 +1,22 @@
-r"""`adaptive_dgl`: how much the unimodal losses weigh follows what the modalities explain of the labels.
+r"""`adaptive_dgl`: how much the unimodal losses weigh follows how far the modalities repeat one another.
 
-Modality $m$ alone explains $u_m$ of the labels, all together explain $u_\tau$ (`explained.py`), and
+Of the labels all modalities together explain $u_\tau$, and their answers alone, only added up, explain $u_{late}$
+(`explained.py`). What adding up cannot tell is told by the interplay of the modalities: their *redundancy*
 
-$$R = \min(1, \textstyle\sum_m u_m / u_\tau)$$
+$$R = \min\left(1, \frac{u_{late} + \epsilon^2}{u_\tau + \epsilon}\right), \qquad \epsilon = 0.1$$
 
-says whether the modalities repeat or complete one another. Where they are independent given the label (two views of
-one thing, each with its own noise), information theory has $\sum_m I(m; y) \ge I(all; y)$, so $R = 1$: each encoder
-can learn from its own loss, which is what DGL is for. Where the label is told by their interplay, what each tells
-alone adds up to less than what they tell together: $R < 1$, and a unimodal loss teaches its encoder little but noise.
-Full DGL starves the encoders there.
+is 1 where each has all it takes by itself (two views of one thing, each with its own noise): there an encoder can
+learn from its own loss, which is what DGL is for. It is 0 where only the interplay tells the label: there a unimodal
+loss teaches its encoder nothing but noise, and full DGL starves it.
 
 `adaptive_dgl` is joint training, the multimodal gradient reaching every encoder. To it the unimodal losses are added
 (they never reach the fusion, as in DGL) with the weights
 
-    α_m = alpha_m · max(0.03, R¹² · min(1, 3 u_m / u_τ) · min(1, u_τ / 0.4)²)
+    α_m = alpha_m · R
 
-R¹² closes at once where R falls below 1. The second factor spares a modality that says nothing, the third waits until
-the fused loss has shown whether there is an interplay: what a modality tells alone is often learned first. The 0.03
-keep the fusion's answers to one modality calibrated: without them an encoder that is never asked alone may look as if
-it told nothing (a bilinear fusion), and the gate would stay shut.
+The one constant, $\epsilon$, is the share of the labels below which a share is not to be relied on: as long as nothing
+is explained, R is ε, enough to keep the fusion's answers to one modality meaningful (a bilinear fusion that is never
+asked for them gives anything).
 """
 
 from __future__ import annotations
@@ -28,16 +26,26 @@ from collections.abc import Mapping
 import torch
 
 from .disentangle import Disentangled
-from .explained import Explained
+from .explained import LATE_FUSION, Explained
 from .passes import MULTIMODAL
 
-_LEAST = 0.05  # of the labels explained, below which ratios to it mean nothing
+EPSILON = 0.1
+"""Share of the labels explained, below which a share is not to be relied on."""
 
-_LEAST_WEIGHT = 0.03  # of a unimodal loss
+
+def redundancy(shares: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """R (the formula on top of this file) from [`Explained.shares`]: a scalar from 0 to 1, on their device.
+
+    Example:
+
+        >>> redundancy({"multimodal": torch.tensor(0.9), "late_fusion": torch.tensor(0.9)})
+        tensor(0.9100)
+    """
+    return ((shares[LATE_FUSION] + EPSILON**2) / (shares[MULTIMODAL] + EPSILON)).clamp(max=1.0)
 
 
 def adapt(handle: Disentangled, explained: Explained, alpha: Mapping[str, float]) -> None:
-    """Sets the weights of the unimodal losses for the next step (the formula on top of this file).
+    """Sets the weights of the unimodal losses for the next step: `alpha` times the redundancy.
 
     They are tensors on the device: nothing waits for it.
 
@@ -58,11 +66,6 @@ def adapt(handle: Disentangled, explained: Explained, alpha: Mapping[str, float]
         ...     explained.count(logits, batch["labels"])
         ...     explained.step()
     """
-    shares = explained.shares()
-    together = shares.pop(MULTIMODAL)
-    reference = together.clamp(min=_LEAST)
-    redundancy = (torch.stack(list(shares.values())).sum() / reference).clamp(max=1.0)
-    gate = redundancy**12 * (together / 0.4).clamp(max=1.0) ** 2
-    for name, share in shares.items():
-        weight = (gate * (3 * share / reference).clamp(max=1.0)).clamp(min=_LEAST_WEIGHT)
-        handle.alpha[name] = alpha[name] * weight.float()  # type: ignore[assignment]
+    weight = redundancy(explained.shares()).float()
+    for name, factor in alpha.items():
+        handle.alpha[name] = factor * weight  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 FUSION_TYPES = ("cross_attention", "merged_attention", "concat", "sum", "gated", "bilinear")
+READ_OUTS = ("products", "means")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -35,7 +36,14 @@ class CrossModalConfig(PreTrainedConfig):
         fusion_intermediate_size (`int`, *optional*): Default: 4 x `fusion_hidden_size`.
         fusion_activation (`str`, defaults to `"gelu"`): Activation of the fusion's feed-forward layers.
         fusion_dropout (`float`, defaults to 0.1): In the fusion's layers, its attention, and before the classifier.
-        bilinear_size (`int`, defaults to 64): Width `k` of the projections whose outer product `bilinear` reads.
+        fusion_read_out (`str`, *optional*):
+            What the classifier reads of an attention fusion: `means` of each modality's tokens, or `products`, which
+            are these means and beside them what `bilinear` makes of the tokens before the first layer, so that an
+            interplay of modalities is learned in hundreds of steps, not thousands. Default: `products` where there are
+            two modalities to attend to one another, else `means`. A `config.json` without it is of a model saved
+            before there was a choice: `means`.
+        bilinear_size (`int`, defaults to 64):
+            Width `k` of the projections whose outer products `bilinear` and the read-out `products` hold.
         layer_norm_eps (`float`, defaults to 1e-5): Of the fusion's layer norms.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the fusion's initial weights.
         label_mean, label_std (`list[float]`, *optional*):
@@ -63,9 +71,10 @@ class CrossModalConfig(PreTrainedConfig):
     modalities: list[str] = field(default_factory=list)
     fusion_type: str = "cross_attention"
     num_fusion_layers: int = 2
-    fusion_hidden_size: int = None  # type: ignore[assignment]  # these three are set in `__post_init__`
+    fusion_hidden_size: int = None  # type: ignore[assignment]  # these four are set in `__post_init__`
     num_fusion_heads: int = None  # type: ignore[assignment]
     fusion_intermediate_size: int = None  # type: ignore[assignment]
+    fusion_read_out: str = None  # type: ignore[assignment]
     fusion_activation: str = "gelu"
     fusion_dropout: float = 0.1
     bilinear_size: int = 64
@@ -89,6 +98,9 @@ class CrossModalConfig(PreTrainedConfig):
         # `CrossModalModel` refuses it.
         if self.encoders:
             self._set_widths()
+            if self.fusion_read_out is None:
+                can_meet = self.fusion_type.endswith("_attention") and len(self.encoders) > 1
+                self.fusion_read_out = "products" if can_meet else "means"
         self._validate_fusion()
         self._validate_labels()
 
@@ -105,6 +117,16 @@ class CrossModalConfig(PreTrainedConfig):
             raise ValueError(
                 f"Got fusion_type={self.fusion_type!r}, expected one of {list(FUSION_TYPES)}."
                 f"{nearest(self.fusion_type, FUSION_TYPES)}"
+            )
+        if self.fusion_read_out not in (None, *READ_OUTS):
+            raise ValueError(
+                f"Got fusion_read_out={self.fusion_read_out!r}, expected one of {list(READ_OUTS)}."
+                f"{nearest(self.fusion_read_out, READ_OUTS)}"
+            )
+        if self.fusion_read_out == "products" and not self.fusion_type.endswith("_attention"):
+            raise ValueError(
+                f"Got fusion_read_out='products' and fusion_type={self.fusion_type!r}, expected an attention fusion, "
+                "whose read-out it is. Leave fusion_read_out out, or set fusion_type='cross_attention'."
             )
         width, heads = self.fusion_hidden_size, self.num_fusion_heads
         if width and heads and width % heads != 0:
@@ -140,6 +162,11 @@ class CrossModalConfig(PreTrainedConfig):
         if name in encoders:
             return encoders[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As upstream's; what was saved before `fusion_read_out` existed keeps the read-out it was trained with."""
+        return super().from_dict({"fusion_read_out": "means", **config_dict}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Serializes to plain Python types, the encoders' configurations included."""

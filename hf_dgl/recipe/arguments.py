@@ -80,6 +80,14 @@ class ModelArguments:
         metadata={"help": "Attention heads of the fusion. Default: chosen from its width."},
     )
     fusion_dropout: float | None = field(default=None, metadata={"help": "Dropout inside the fusion."})
+    fusion_read_out: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the classifier reads of an attention fusion: `means` of the tokens of each modality, or "
+            "`products` (default): these means, and products of their features across modalities.",
+            "choices": ["products", "means"],
+        },
+    )
     problem_type: str | None = field(
         default=None,
         metadata={

@@ -248,7 +248,9 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec |
     else:
         if recipe.model.bits:
             encoders = quantized(encoders, recipe.model.bits)
-        names = ("fusion_type", "num_fusion_layers", "fusion_hidden_size", "num_fusion_heads", "fusion_dropout")
+        names = (
+            "fusion_type num_fusion_layers fusion_hidden_size num_fusion_heads fusion_dropout fusion_read_out".split()
+        )
         fusion = {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
         with _explained(recipe):
             model = CrossModalForSequenceClassification.from_encoders(

@@ -41,9 +41,12 @@ _WITHOUT_EFFECT = re.compile(
 
 _OF_THE_MODEL = (
     "encoders model_name_or_path model_class revision trust_remote_code token problem_type fusion_type "
-    "num_fusion_layers fusion_hidden_size num_fusion_heads fusion_dropout peft_merge"
+    "num_fusion_layers fusion_hidden_size num_fusion_heads fusion_dropout fusion_read_out peft_merge"
 ).split()
 """Keys of a recipe of which the model's configuration tells more, or that do not matter before the end."""
+
+_BEFORE_THERE_WAS_A_CHOICE = {"model.fusion_read_out": "means"}
+"""What a model of ours was, whose manifest does not say it yet."""
 
 _PASSING = (
     "transformers_version architectures auto_map dtype torch_dtype id2label label2id num_labels problem_type"
@@ -136,6 +139,8 @@ def compare(checkpoint: str | os.PathLike[str], asked: Mapping[str, Any]) -> lis
     if manifest is None:
         return []
     saved = manifest["settings"]
+    if "model.fusion_type" in saved:
+        saved = {**_BEFORE_THERE_WAS_A_CHOICE, **saved}
     found = {
         name: f"{_NAMES.get(name, name)}: {_shown(saved.get(name))} (saved), {_shown(asked.get(name))} (asked for)"
         for name in sorted({**saved, **asked}, key=lambda name: not _CANNOT_CHANGE.fullmatch(name))

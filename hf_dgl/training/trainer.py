@@ -18,8 +18,9 @@ from transformers.utils import logging
 
 from hf_dgl.architectures import architecture_of, modalities_of
 from hf_dgl.architectures.attach import found_by_data_flow
+from hf_dgl.method.chance import ChanceLevel
 from hf_dgl.method.disentangle import Disentangled
-from hf_dgl.method.explained import ChanceLevel, Explained
+from hf_dgl.method.explained import Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.gradient_meter import GradientMeter
 from hf_dgl.method.traces import random_numbers_kept
@@ -172,6 +173,7 @@ class DGLTrainer(EvaluatingTrainer):
             needs_passes = not any(map(handle.trains_alone, handle.alpha))
             handle.meter = GradientMeter(every=_MEASURE_JOINT_EVERY if needs_passes else 1)
         self._factors = dict(handle.alpha)  # the user's; a method may change the handle's
+        handle.scores_alone = self._method.adaptive  # it also listens to encoders that are frozen
         return handle
 
     def _modalities(self, model: nn.Module) -> Mapping[str, Any]:

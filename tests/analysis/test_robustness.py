@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from hf_dgl.analysis import robustness
-from hf_dgl.analysis.answers import Answers, answers, without
+from hf_dgl.analysis.answers import Answers, answers, answers_of, without
+from hf_dgl.analysis.probes import pooled_features
 from hf_dgl.analysis.robustness import (
     calibration_errors,
     check_rates,
@@ -18,7 +20,10 @@ from hf_dgl.analysis.robustness import (
     lost_modality,
     score_with_missing,
 )
+from hf_dgl.recipe.finetune import finetune, trainer_to_score
+from hf_dgl.recipe.recipe import make_recipe
 from tests.analysis.test_contributions import build, collate, rows
+from tests.recipes import tiny_recipe
 
 SINGLE = "single_label_classification"
 THREE = ("image", "audio", "text")
@@ -84,6 +89,26 @@ def test_rows_are_answered_as_by_the_model_without_what_they_lost(names: tuple[s
     assert score_with_missing(found, 0.0) == pytest.approx(
         float((found.logits[frozenset(names)].argmax(1) == found.labels).mean())
     )
+
+
+def test_answers_have_the_precision_of_an_evaluation(tmp_path: Path) -> None:
+    """What is scored with modalities missing stands beside test scores that a bf16 Trainer made."""
+    recipe = make_recipe(tiny_recipe(tmp_path, bf16=True))
+    finetune(recipe)
+    recipe.training.bf16 = False
+    plain = answers_of(tmp_path, recipe)
+    recipe.training.bf16 = True
+    trainer, parts = trainer_to_score(tmp_path, recipe)
+    expected: Any = trainer.predict_each_modality(parts.splits["evaluated"]).predictions
+    fused = frozenset({"image", "text"})
+    found = answers_of(tmp_path, recipe).logits[fused]
+    np.testing.assert_array_equal(found, expected["logits"])
+    assert np.abs(found - plain.logits[fused]).max() > 1e-5
+    probed, precise = (
+        pooled_features(parts.model, parts.collator, parts.splits["evaluated"], autocast=dtype)[0]
+        for dtype in (torch.bfloat16, None)
+    )
+    assert 1e-5 < np.abs(probed["text"] - precise["text"]).max() < 0.1
 
 
 def test_rows_of_the_data_that_lack_something() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from hf_dgl.method.explained import ChanceLevel, Explained
+from hf_dgl.method.chance import ChanceLevel
+from hf_dgl.method.explained import LATE_FUSION, Explained
 from hf_dgl.method.passes import MULTIMODAL
 from tests.processes import in_two_processes
 
@@ -38,3 +39,5 @@ def test_two_processes_know_what_one_knows(tmp_path):
     alone = follow([(ROWS[0], ["m", "i", "t"]), (ROWS[1], ["m", "i"])]).state_dict()
     torch.testing.assert_close(torch.tensor(first["running"]), torch.tensor(alone["running"]))
     assert first["sums"] == alone["sums"]
+    for key in ("weights", "curvature"):
+        torch.testing.assert_close(torch.tensor(first[LATE_FUSION][key]), torch.tensor(alone[LATE_FUSION][key]))

@@ -10,8 +10,9 @@ from scipy.stats import entropy
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.architectures.attach import disentangle
-from hf_dgl.method.adaptive import adapt
-from hf_dgl.method.explained import ChanceLevel, Explained
+from hf_dgl.method.adaptive import adapt, redundancy
+from hf_dgl.method.chance import ChanceLevel
+from hf_dgl.method.explained import LATE_FUSION, Explained
 from hf_dgl.method.methods import METHODS
 from hf_dgl.method.passes import MULTIMODAL
 from tests.oracle import Concat, gradients, make_toy, max_difference, toy_batch
@@ -61,7 +62,8 @@ def explained_after(losses: dict[str, float], labels: torch.Tensor | None = None
 def test_shares():
     explained = explained_after({MULTIMODAL: 0.0, "image": math.log(4) / 2, "text": 5.0})
     shares = {name: float(share) for name, share in explained.shares().items()}
-    assert shares == pytest.approx({MULTIMODAL: 1.0, "image": 0.5, "text": 0.0})  # worse than chance explains nothing
+    expected = {MULTIMODAL: 1.0, "image": 0.5, "text": 0.0, LATE_FUSION: 0.0}  # worse than chance explains nothing
+    assert shares == pytest.approx(expected)  # answers are added up from the second step on
 
 
 def test_a_step_without_a_modality_leaves_its_share_alone():
@@ -90,6 +92,16 @@ def test_how_a_batch_is_cut_does_not_matter(cut):
     expected = torch.nn.functional.cross_entropy(logits["image"][counted].double(), labels[counted])
     assert explained.state_dict()["running"][1] == pytest.approx(float(expected), rel=1e-12)
     assert explained.state_dict()["sums"][0] == 7
+    explained.count(logits, labels, {"image": has_image})  # answers are added up, now that labels are known
+    explained.step()
+    whole = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
+    for _ in range(2):
+        whole.count(logits, labels, {"image": has_image})
+        whole.step()
+    for key in ("running", "sums"):
+        assert explained.state_dict()[key] == pytest.approx(whole.state_dict()[key], rel=1e-12)
+    for key, value in whole.state_dict()[LATE_FUSION].items():
+        assert np.allclose(explained.state_dict()[LATE_FUSION][key], value, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -108,25 +120,29 @@ def test_labels_that_do_not_fit_the_problem_type_are_refused(problem_type, logit
 
 
 @pytest.mark.parametrize(
-    ("explained_by", "weights"),  # the multimodal loss, image, text; the weights of image and text
+    ("together", "added_up", "weight"),
     [
-        ((0.8, 0.6, 0.4), (1.0, 1.0)),  # redundant: together they tell less than the sum of what each tells
-        ((0.8, 0.8, 0.2), (1.0, 3 * 0.2 / 0.8)),  # the text tells little
-        ((0.8, 0.8, 0.0), (1.0, 0.03)),  # the text is useless
-        ((0.8, 0.5, 0.2), (0.875**12, 0.875**12 * 0.75)),  # they complete one another a little
-        ((0.8, 0.4, 0.2), (0.75**12, 0.03)),  # more
-        ((0.9, 0.0, 0.0), (0.03, 0.03)),  # synergy
-        ((0.2, 0.2, 0.2), (0.25, 0.25)),  # nothing much is learned yet
-        ((0.0, 0.0, 0.0), (0.03, 0.03)),
+        (0.9, 0.9, 0.91),  # redundant
+        (0.6, 0.7, 1.0),  # more than is told together: the fusion is behind
+        (0.9, 0.0, 0.01),  # synergy
+        (0.9, 0.4, 0.41),  # mixed
+        (0.1, 0.1, 0.55),  # nothing much is learned yet
+        (0.0, 0.0, 0.1),
     ],
 )
-def test_the_weights_by_hand(explained_by, weights):
-    losses = [(1 - share) * math.log(4) for share in explained_by]
-    explained = explained_after(dict(zip((MULTIMODAL, "image", "text"), losses, strict=True)))
+def test_the_redundancy_by_hand(together, added_up, weight):
+    shares = {MULTIMODAL: torch.tensor(together), LATE_FUSION: torch.tensor(added_up)}
+    assert float(redundancy(shares)) == pytest.approx(weight)
+
+
+def test_the_weights_are_the_users_times_the_redundancy():
+    explained = explained_after({MULTIMODAL: 0.2, "image": 0.4, "text": 0.7})
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
-    adapt(handle, explained, {"image": 2.0, "text": 1.0})
-    assert float(handle.alpha["image"]) == pytest.approx(2.0 * weights[0])
-    assert float(handle.alpha["text"]) == pytest.approx(weights[1])
+    adapt(handle, explained, {"image": 2.0, "text": 0.5})
+    found = float(redundancy(explained.shares()))
+    assert {name: float(alpha) for name, alpha in handle.alpha.items()} == pytest.approx(
+        {"image": 2 * found, "text": 0.5 * found}
+    )
 
 
 def test_a_weight_on_the_device_gives_the_gradients_of_a_number():
@@ -150,6 +166,15 @@ def test_the_state_goes_on():
         one.count({name: logits_with(0.3, labels) for name in (MULTIMODAL, "image", "text")}, labels)
         one.step()
     assert {k: float(v) for k, v in explained.shares().items()} == {k: float(v) for k, v in other.shares().items()}
+
+
+def test_the_state_of_a_checkpoint_from_before_answers_were_added_up_goes_on():
+    explained = explained_after({MULTIMODAL: 0.2, "image": 0.4})
+    state = explained.state_dict()
+    old = {"running": state["running"][:-1], "sums": state["sums"]}
+    other = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
+    other.load_state_dict(old)
+    assert other.known() == explained.known()
 
 
 # ---- in the Trainer ----
@@ -265,9 +290,10 @@ def test_the_weights_follow_other_losses(problem_type):
     labels = torch.rand(64, 2).round() if multi else torch.randn(64, 2)
     logits = (2 * labels - 1) * 1.5 if multi else labels * 0.5
     explained = Explained(["image", "text"], ChanceLevel(problem_type, 2))
-    explained.count(dict.fromkeys((MULTIMODAL, "image", "text"), logits), labels)
-    explained.step()
-    assert all(0.5 < float(share) < 0.9 for share in explained.shares().values())
+    for _ in range(60):
+        explained.count(dict.fromkeys((MULTIMODAL, "image", "text"), logits), labels)
+        explained.step()
+    assert all(0.5 < float(share) < 0.9 for name, share in explained.shares().items() if name != LATE_FUSION)
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
     adapt(handle, explained, {"image": 1.0, "text": 1.0})
-    assert {name: float(alpha) for name, alpha in handle.alpha.items()} == pytest.approx({"image": 1.0, "text": 1.0})
+    assert all(float(alpha) > 0.85 for alpha in handle.alpha.values())

@@ -58,6 +58,26 @@ def test_settings_survive(tmp_path):
     assert {name: getattr(again, name) for name in kwargs} == kwargs
 
 
+@pytest.mark.parametrize(
+    ("fusion_type", "modalities", "read_out"),
+    [
+        ("cross_attention", ["image", "text"], "products"),
+        ("merged_attention", ["image", "text"], "products"),
+        ("cross_attention", ["text"], "means"),
+        ("concat", ["image", "text"], "means"),
+    ],
+)
+def test_the_read_out_is_written_down_and_old_files_keep_theirs(fusion_type, modalities, read_out, tmp_path):
+    config = tiny_config(modalities, fusion_type=fusion_type)
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert config.fusion_read_out == written.pop("fusion_read_out") == read_out
+    assert CrossModalConfig.from_pretrained(tmp_path).fusion_read_out == read_out
+    (tmp_path / "config.json").write_text(json.dumps(written))  # as before there was a choice
+    assert CrossModalConfig.from_pretrained(tmp_path).fusion_read_out == "means"
+    assert AutoConfig.from_pretrained(tmp_path).fusion_read_out == "means"
+
+
 def test_attention_implementation_reaches_the_encoders_only_if_asked():
     bert = tiny_encoder_config("bert")
     bert._attn_implementation = "eager"
@@ -81,6 +101,8 @@ def test_width_of_every_family_is_what_it_puts_out():
         ({"fusion_type": "film"}, "expected one of"),
         ({"fusion_hidden_size": 30, "num_fusion_heads": 4}, "num_fusion_heads=1|divide"),
         ({"num_fusion_layers": 0}, "fusion_type='concat'"),
+        ({"fusion_read_out": "product"}, "Did you mean 'products'"),
+        ({"fusion_read_out": "products", "fusion_type": "sum"}, "expected an attention fusion"),
         ({"encoders": {"text": {"hidden_size": 3}}}, "model_type=None"),
         ({"encoders": {"text": {"model_type": "brt"}}}, "Did you mean 'bert'|Did you mean"),
         ({"encoders": {"text": "bert-base-uncased"}}, "from_encoders"),

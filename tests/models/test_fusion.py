@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_dgl.models.configuration_cross_modal import FUSION_TYPES
-from hf_dgl.models.fusion import FUSIONS, masked_mean
+from hf_dgl.models.fusion import FUSIONS, init_fusion_weights, masked_mean
 from hf_dgl.models.modeling_cross_modal import sequence_classification_loss
 from tests.devices import current, put
 from tests.tiny import tiny_batch, tiny_config, tiny_model
@@ -96,11 +96,81 @@ def test_attention_fusions_let_modalities_meet_and_read_out_each(fusion_type):
     config._attn_implementation = "sdpa"
     fusion, tokens, masks = make(config, image=z(1), text=z(2))
     together = fusion(tokens, masks)
-    assert together.shape == (2, 32)
+    assert together.shape == (2, 16 + 16 + 4**2)
     other = fusion({**tokens, "text": z(9)}, masks)
     assert not torch.allclose(together[:, :16], other[:, :16])  # the image's read-out has seen the text
     alone = fusion({"image": tokens["image"]}, masks)
     assert alone[:, 16:].abs().max() == 0 and alone[:, :16].abs().max() > 0
+
+
+@pytest.mark.parametrize("fusion_type", ["cross_attention", "merged_attention"])
+@pytest.mark.parametrize("num", [2, 3])
+def test_the_read_out_holds_products_of_the_modalities(fusion_type, num):
+    names = MODALITIES[num]
+    config = tiny_config(names, fusion_type=fusion_type, fusion_dropout=0.0)
+    config._attn_implementation = "sdpa"
+    fusion, tokens, masks = make(config, **{name: z(seed) for seed, name in enumerate(names)})
+    read: list[dict[str, torch.Tensor]] = []
+    fusion.read_out.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+    output = fusion(tokens, masks)
+    low = [fusion.products.low_rank[name](tokens[name].mean(1)) for name in names]
+    outer = [(a[:, :, None] * b[:, None, :]).flatten(1) for a, b in itertools.combinations(low, 2)]
+    means = torch.cat([read[0][name].mean(1) for name in names], dim=-1)
+    torch.testing.assert_close(output, torch.cat([means, sum(outer) / len(outer)], dim=-1))
+
+
+@pytest.mark.parametrize("fusion_type", ["cross_attention", "merged_attention"])
+def test_without_products_the_read_out_is_the_means(fusion_type):
+    for names, settings in ((MODALITIES[2], {"fusion_read_out": "means"}), (MODALITIES[1], {})):
+        config = tiny_config(names, fusion_type=fusion_type, **settings)
+        assert config.fusion_read_out == "means"
+        fusion = FUSIONS[fusion_type](config)
+        assert fusion.products is None and fusion.output_size == 16 * len(names)
+
+
+@pytest.mark.parametrize("width", [16, 64, 768])
+def test_products_start_at_unit_scale_whatever_the_width(width):
+    config = tiny_config(fusion_hidden_size=width, num_fusion_layers=1, bilinear_size=64)
+    config._attn_implementation = "sdpa"
+    fusion, tokens, masks = make(config, **{n: z(i, 64, 1, width) for i, n in enumerate(config.modalities)})
+    for module in fusion.modules():
+        init_fusion_weights(module, config.initializer_range)
+    output = fusion(tokens, masks).detach()
+    assert output[:, : 2 * width].std().item() == pytest.approx(1, abs=0.05)
+    assert 0.3 < output[:, 2 * width :].std() < 2.5
+
+
+def accuracy_of_a_sum(fusion_type, read_out, steps=60):
+    """In the last 20 training steps; one token of each modality tells a digit, the label is their sum modulo 3."""
+    torch.manual_seed(0)
+    width = {"fusion_hidden_size": 64, "bilinear_size": 64, "num_fusion_layers": 1}
+    config = tiny_config(fusion_type=fusion_type, fusion_read_out=read_out, **width)
+    config._attn_implementation = "sdpa"
+    fusion = FUSIONS[fusion_type](config)
+    head = torch.nn.Linear(fusion.output_size, 3)
+    for module in [*fusion.modules(), head]:
+        init_fusion_weights(module, config.initializer_range)
+    codes = dict(zip(config.modalities, torch.randn(2, 9, 64), strict=True))
+    masks = {name: torch.ones(64, 4, dtype=torch.bool) for name in codes}
+    optimizer = torch.optim.AdamW([*fusion.parameters(), *head.parameters()], lr=2e-3)
+    is_right = []
+    for _ in range(steps):
+        digits = torch.randint(9, (2, 64))
+        tokens = {name: torch.randn(64, 4, 64) for name in codes}
+        for name, told in zip(codes, digits, strict=True):
+            tokens[name][:, 0] = codes[name][told]
+        logits, labels = head(fusion(tokens, masks)), digits.sum(0) % 3
+        is_right.append((logits.argmax(-1) == labels).double().mean())
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(torch.stack(is_right[-20:]).mean())
+
+
+@pytest.mark.parametrize("fusion_type", ["cross_attention", "merged_attention"])
+def test_products_learn_an_interplay_before_means_do(fusion_type):
+    assert accuracy_of_a_sum(fusion_type, "products") > 0.65
+    assert accuracy_of_a_sum(fusion_type, "means") < 0.5
 
 
 # ---------------------------------------------------------------------------------- absent modalities, rows and tokens

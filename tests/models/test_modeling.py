@@ -1,6 +1,7 @@
 """The models: losses, saving and loading, absent modalities take no compute, checkpointing, LoRA, messages."""
 
 import itertools
+import json
 import logging
 
 import pytest
@@ -17,6 +18,14 @@ from tests.tiny import tiny_batch, tiny_encoder_config, tiny_model
 pytestmark = pytest.mark.device
 
 THREE = ("image", "text", "audio")
+
+OLD_LOGITS = [
+    [-0.007663567, -0.002428792, 0.006736584],
+    [-0.006764177, 0.048172127, -0.002852920],
+    [-0.004450755, 0.062010415, -0.054796278],
+    [-0.014438196, 0.026794270, 0.022727365],
+]
+"""Of `tiny_model()` as of commit 74a1dc7, before `fusion_read_out` existed."""
 
 
 # -------------------------------------------------------------------------------------------------- saving and loading
@@ -39,6 +48,24 @@ def test_reload_gives_identical_logits_and_no_report(fusion_type, tmp_path, capl
     auto = put(AutoModelForSequenceClassification.from_pretrained(tmp_path))
     assert type(auto) is CrossModalForSequenceClassification and torch.equal(auto(**batch).logits, before)
     assert again.config.modalities == list(THREE)
+
+
+@pytest.mark.parametrize("fusion_type", FUSION_TYPES)
+def test_a_model_saved_before_there_was_a_choice_of_read_out_gives_the_same_logits(fusion_type, tmp_path):
+    """Logits and names of `cross_attention` as commit 74a1dc7 had them; `means` is what its read-out was."""
+    model, batch = tiny_model(fusion_type=fusion_type, fusion_read_out="means"), tiny_batch(labels=False)
+    if fusion_type == "cross_attention":
+        expected = torch.tensor(OLD_LOGITS)
+        torch.testing.assert_close(model(**batch).logits.cpu(), expected, rtol=0, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    del written["fusion_read_out"]
+    path.write_text(json.dumps(written))
+    again = put(CrossModalForSequenceClassification.from_pretrained(tmp_path))
+    assert again.config.fusion_read_out == "means" and torch.equal(again(**batch).logits, model(**batch).logits)
+    again.save_pretrained(tmp_path)  # and is written down from now on
+    assert json.loads(path.read_text())["fusion_read_out"] == "means"
 
 
 def test_saved_names_are_the_model_s_own(tmp_path):

@@ -128,7 +128,8 @@ def test_the_best_constant(problem_type: str, train: Any, labels: Any, expected:
 
 def test_what_is_explained_of_several_targets_counts_each_alike() -> None:
     """One target is told perfectly, the other, on a scale 100,000 times smaller, not at all."""
-    from hf_dgl.method.explained import ChanceLevel, Explained
+    from hf_dgl.method.chance import ChanceLevel
+    from hf_dgl.method.explained import Explained
 
     z = torch.randn(4000, 2, generator=torch.manual_seed(0), dtype=torch.float64)
     labels = z * torch.tensor(STD, dtype=torch.float64) + torch.tensor(MEAN, dtype=torch.float64)

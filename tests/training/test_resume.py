@@ -61,6 +61,19 @@ def test_another_run_is_refused(tmp_path: Path, saved: Path, settings: dict[str,
     assert f"model_name_or_path: {saved}" in str(caught.value) and "parameters" not in str(caught.value)
 
 
+def test_a_run_saved_before_there_was_a_choice_of_read_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(**settings: Any) -> dict[str, Any]:
+        return settings_of(make(tmp_path, tiny_model(**SINGLE, **settings), method="joint", **RUN))
+
+    for fusion in ({"fusion_read_out": "means"}, {"fusion_type": "concat"}):
+        old = asked(**fusion)
+        del old["model.fusion_read_out"]
+        monkeypatch.setattr(resume, "read_manifest", lambda _, old=old: {"settings": old})
+        assert compare(tmp_path, asked(**fusion)) == []
+        with pytest.raises(ValueError, match=r"model.fusion_read_out: means \(saved\), products \(asked for\)"):
+            compare(tmp_path, asked())
+
+
 def test_differences_are_named_and_told_in_the_card(tmp_path: Path, saved: Path, warnings: list[str]) -> None:
     settings = {**RUN, "seed": 8, "learning_rate": 3e-2, "train_dataset": Rows(20), "max_steps": 5}
     trainer = make(tmp_path, method="joint", **settings)
