@@ -20,7 +20,9 @@ A table stands between two comments. The first says whose it is, and which colum
 | any of these `- joint` | its difference to joint training, in points, paired by seed, with a 95 % interval |
 
 `<!-- tasks: sum_mod_3 question | joint | dgl | dgl - joint -->` has a row per comparison in place of one per method:
-the columns are methods, and their fused scores.
+the columns are methods, and their fused scores. `adaptive_dgl - better` is the difference to the better of `joint` and
+`dgl` (by their means), in points, paired by seed, ± its standard error (the differences' standard deviation over the
+root of their number), and which of the two that is.
 """
 
 from __future__ import annotations
@@ -102,6 +104,17 @@ def cell(runs: Runs, joint: Runs, column: str, metric: str) -> str:
     return f"{100 * found.difference:+.1f}{interval}"
 
 
+def against_the_better(of: Mapping[str, Runs], method: str, metric: str) -> str:
+    """One cell: of a method's fused score to the better of joint training's and DGL's."""
+    scores = {name: {run["seed"]: run["test"][metric] for run in of[name]} for name in ("joint", "dgl", method)}
+    better = max(("joint", "dgl"), key=lambda name: Spread.of(list(scores[name].values())).mean)
+    seeds = sorted(set(scores[method]) & set(scores[better]))
+    found = Spread.of([100 * (scores[method][seed] - scores[better][seed]) for seed in seeds])
+    error = found.deviation / len(seeds) ** 0.5
+    mark = "" if found.mean >= -error else " **less**"
+    return f"{found.mean:+.1f} ± {error:.1f} (`{better}`){mark}"
+
+
 def titled(column: str) -> str:
     return column.replace(" - ", " − ")
 
@@ -135,6 +148,9 @@ def _by_task(names: Sequence[str], columns: Sequence[str]) -> list[str]:
         of = {method: [run for run in runs if run["method"] == method] for method in {r["method"]: None for r in runs}}
         cells = []
         for column in columns:
+            if column.endswith(" - better"):
+                cells.append(against_the_better(of, column.removesuffix(" - better"), metric))
+                continue
             method = column.removesuffix(" - joint")
             fused = "fused" if method == column else "fused - joint"
             cells.append(cell(of.get(method, []), of.get("joint", []), fused, metric))

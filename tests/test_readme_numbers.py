@@ -46,12 +46,14 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     all_runs = [
         *runs("joint", [0.5, 0.6, 0.7], missing={"0.5": 0.25}, environment={"peak_memory_mib": 1999.6}),
         *runs("dgl", [0.6, 0.7, 0.9], tuned={"encoder_learning_rate": "1e-4"}, calibration={"fused": 0.1}),
+        *runs("adaptive_dgl", [0.62, 0.7, 0.8]),
         *runs("unimodal", [0.4, 0.5, 0.6], modality="image", probes={"image": 0.55}),
         *runs("unimodal", [0.3, 0.3, 0.3], modality="text", probes={"text": 0.35}),
     ]
     (tmp_path / "mine" / "comparison.json").write_text(json.dumps({"metric": "accuracy", "runs": all_runs}))
     columns = "fused | image alone | text probe | 50 % missing | ECE | MiB | tuned | fused - joint"
-    tables = [f"<!-- table: mine | {columns} -->", "<!-- end -->", "<!-- tasks: mine | joint | dgl - joint -->"]
+    by_task = "joint | dgl - joint | adaptive_dgl - better"
+    tables = [f"<!-- table: mine | {columns} -->", "<!-- end -->", f"<!-- tasks: mine | {by_task} -->"]
     return written_anew("\n".join(["before", *tables, "<!-- end -->", "after"]))
 
 
@@ -62,7 +64,13 @@ def test_cells_are_computed_from_the_runs(page: str) -> None:
     assert lines[5] == "| `joint` | .600 ± .100 | – | – | .250 ± .000 | – | 2000 ± 0 | – | – |"
     # differences .1, .1, .2: mean .133, deviation .0577; t(.975, 2) = 4.303, so .133 ± 4.303 * .0577 / 3 ** .5
     assert lines[6] == "| **`dgl`** | .733 ± .153 | – | – | – | .100 ± .000 | – | 1e-4 | +13.3 (-1.0 to +27.7) |"
-    assert lines[-3] == "| `mine` | .600 ± .100 | +13.3 (-1.0 to +27.7) |"
+    # differences to dgl +2, 0, -10 points: mean -2.67, deviation 6.43, over 3 ** .5 is 3.71: within one standard error
+    assert lines[-3] == "| `mine` | .600 ± .100 | +13.3 (-1.0 to +27.7) | -2.7 ± 3.7 (`dgl`) |"
+
+
+def test_less_than_one_standard_error_below_is_said() -> None:
+    of = {"joint": runs("joint", [0.9, 0.8]), "dgl": runs("dgl", [0.7, 0.7]), "mine": runs("mine", [0.85, 0.77])}
+    assert result_tables.against_the_better(of, "mine", "accuracy") == "-4.0 ± 1.0 (`joint`) **less**"
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(".733", ".734"), ("+27.7", "+27.6"), ("1e-4", "2e-4")])
