@@ -107,7 +107,7 @@ def _tell(console: Any, result: Any) -> None:
         lines.append(f"DGL's share outside of forwards and backward: {result.bookkeeping_share:.2%}")
     if result.fetching:
         said = f"{1e3 * statistics.median(result.fetching):.1f} ms, {result.fetching_share:.1%} of a step of DGL"
-        lines.append(f"fetching a batch, without workers: {said}")
+        lines.append(f"fetching a batch, with dataloader_num_workers=0: {said}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 

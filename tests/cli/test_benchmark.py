@@ -45,7 +45,7 @@ def test_recipe_with_overrides_and_sizes(tmp_path: Any, capsys: Any) -> None:
     assert "batch_size: 3" in out
     assert f"{1e3 * result['first_step']:.1f} ms, {result['first_step_ratio']:.2f} times a later one" in out
     assert result["fetching_share"] == result["fetching"][0] / result["costs"]["dgl"]["seconds"][0] > 0
-    assert f"fetching a batch, without workers: {1e3 * result['fetching'][0]:.1f} ms" in out
+    assert f"fetching a batch, with dataloader_num_workers=0: {1e3 * result['fetching'][0]:.1f} ms" in out
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from .ratios import SIZES
 
 STEPS = {"tiny": 3, "small": 12, "deep": 6, "base": 20}
 ROUNDS = {"tiny": 2, "small": 4, "deep": 4, "base": 5}
-ROWS = {"tiny": 4, "small": 16, "deep": 8, "base": 32}
+ROWS = {"tiny": 4, "small": 32, "deep": 8, "base": 32}
 WARM_UP = 2
 
 LOOPS: dict[str, tuple[type[Trainer] | None, dict[str, Any]]] = {

@@ -133,6 +133,27 @@ def test_alpha_zero_skips_the_pass_and_share_one_is_plain_training():
     assert all(torch.equal(gradients(model)[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize("method", ["dgl", "unimodal_truncation", "auxiliary"])
+@pytest.mark.parametrize("toy", [ThreeConcat, Attention, Bypass, TiedToHead], ids=lambda toy: toy.__name__)
+def test_passes_taken_in_turn_give_the_gradients_on_average(toy, method):
+    """`alpha` may change between steps: in its turn by as much as there are modalities, else 0."""
+    model, chosen = make_toy(toy), settings(method)
+    batch, number = toy_batch(model), len(model.modalities)
+    with disentangle(model, model.declared(), **chosen) as handle:
+        owners = handle.partition.owners
+        for index, turn in enumerate(model.modalities):
+            handle.alpha.update({name: number * chosen["alpha"] * (name == turn) for name in model.modalities})
+            output = model(**batch)
+            assert set(output["unimodal"]) == {turn}
+            output["loss"].backward()
+            if method == "dgl" and index == 0:  # the others are left alone: no zeros that an optimizer would average
+                trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+                assert trained == {name for name, found in owners.items() if not found or turn in found}
+        actual = {name: gradient / number for name, gradient in gradients(model).items()}
+        model.zero_grad()
+    assert max_difference(actual, expected_gradients(model, batch, chosen, owners)) < EXACT
+
+
 def forwards_of(module: nn.Module) -> list:
     calls: list = []
     module.register_forward_hook(lambda *_: calls.append(1))
