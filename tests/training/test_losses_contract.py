@@ -290,7 +290,7 @@ def test_what_is_logged_does_not_depend_on_the_cut(method, func, tmp_path):
     for batch_size, parts in [(16, 1), (2, 8)]:
         trainer = make(
             tmp_path, labels=labels, func=func, method=method, per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=parts, max_steps=6,
+            gradient_accumulation_steps=parts, max_steps=6, learning_rate=0.1,
         )  # fmt: skip
         found.append((logs(trainer), weights(trainer)))
     (one, first), (other, second) = found
