@@ -10,9 +10,9 @@ The gradient of encoder $m$ is divided accordingly between the two losses that c
     R_m · alpha_m · unimodal + (1 - R_m) · multimodal,        R_m = (u_m + δ) / (u_m + i + 2 δ),        δ = 0.05
 
 - Modalities that repeat one another: there is no interplay, R_m is near 1, and this is DGL.
-- Labels that only the interplay tells: u_m is 0 and i is not, R_m is near 0, and this is joint training. Under full DGL
-  the encoders would starve.
-- A modality that tells nothing, beside one that tells all: both are near 0, and its R_m is a half, as at the beginning.
+- Labels that only the interplay tells: u_m is 0 and i is not, R_m is near 0, and this is joint training. Under full
+  DGL the encoders would starve.
+- A modality that tells nothing beside one that tells all: both are near 0, and its R_m is a half, as at the beginning.
 
 The fusion is trained by the multimodal loss, always. The one constant, δ, is the share of the labels that counts as
 little: with as much on either side, the gradient is divided in equal parts.
