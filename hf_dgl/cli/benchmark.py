@@ -36,10 +36,17 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         usage="hf-dgl benchmark [-h] [--traceback] RECIPE [options below] [--key value ...]\n"
         "       hf-dgl benchmark [-h] [--traceback] [options below]",
         description="Measure a training step of joint training, DGL and the paper's two backward passes: of a "
-        "recipe's model on its data (`--key value` words override the recipe), or of any shape on random inputs.",
+        "recipe's model on its data (`--key value` words override the recipe), or of any shape on random inputs. "
+        "Started by `torchrun --nproc_per_node N -m hf_dgl benchmark ...`, also what N processes say to one another.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a YAML file; without one, a shape is measured")
-    parser.add_argument("--steps", type=int, default=10, help="timed rounds, 10; 0: only count, whatever the size")
+    recipe = "a YAML file, or a name that `hf-dgl recipes` lists; without one, a shape is measured"
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=10,
+        help="timed rounds, 10 (on a CPU minutes at the default sizes); 0: only count, whatever the size",
+    )
     parser.add_argument("--device", help="by default the accelerator, if there is one")
     parser.add_argument("--bf16", action="store_true", help="bf16 mixed precision")
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file")

@@ -42,7 +42,7 @@ UPLOADED = "*.safetensors *.json *.txt *.model *.jinja *.py *.md *.png *.html LI
 
 KEPT_BACK = (
     "_* checkpoint-* runs/* adapter/* *trainer_state.json *optimizer* *scheduler* *rng_state* *scaler* "
-    "*training_args* *global_step* *manifest.json"
+    "*training_args* *global_step* *manifest.json *environment.json"
 ).split()
 """Of these, files that never are. (`runs`: TensorBoard's files, with the host's name and all arguments.)"""
 

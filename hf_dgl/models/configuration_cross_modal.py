@@ -42,8 +42,10 @@ class CrossModalConfig(PreTrainedConfig):
             interplay of modalities is learned in hundreds of steps, not thousands. Default: `products` where there are
             two modalities to attend to one another, else `means`. A `config.json` without it is of a model saved
             before there was a choice: `means`.
-        bilinear_size (`int`, defaults to 64):
-            Width `k` of the projections whose outer products `bilinear` and the read-out `products` hold.
+        bilinear_size (`int`, *optional*):
+            Width `k` of the projections whose outer products `bilinear` and the read-out `products` hold. Default: 64
+            for `bilinear`; 16 beside the means, which wider products push aside: of a jointly trained model they then
+            tell less about one modality alone.
         layer_norm_eps (`float`, defaults to 1e-5): Of the fusion's layer norms.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the fusion's initial weights.
         label_mean, label_std (`list[float]`, *optional*):
@@ -71,13 +73,13 @@ class CrossModalConfig(PreTrainedConfig):
     modalities: list[str] = field(default_factory=list)
     fusion_type: str = "cross_attention"
     num_fusion_layers: int = 2
-    fusion_hidden_size: int = None  # type: ignore[assignment]  # these four are set in `__post_init__`
+    fusion_hidden_size: int = None  # type: ignore[assignment]  # what is None here is set in `__post_init__`
     num_fusion_heads: int = None  # type: ignore[assignment]
     fusion_intermediate_size: int = None  # type: ignore[assignment]
     fusion_read_out: str = None  # type: ignore[assignment]
     fusion_activation: str = "gelu"
     fusion_dropout: float = 0.1
-    bilinear_size: int = 64
+    bilinear_size: int = None  # type: ignore[assignment]
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     label_mean: list[float] | None = None
@@ -101,6 +103,8 @@ class CrossModalConfig(PreTrainedConfig):
             if self.fusion_read_out is None:
                 can_meet = self.fusion_type.endswith("_attention") and len(self.encoders) > 1
                 self.fusion_read_out = "products" if can_meet else "means"
+            if self.bilinear_size is None:
+                self.bilinear_size = 16 if self.fusion_read_out == "products" else 64
         self._validate_fusion()
         self._validate_labels()
 
