@@ -1,7 +1,8 @@
 r"""`adaptive_dgl`: each encoder learns from its own loss as far as it can, and from the multimodal one for the rest.
 
-Modality $m$ alone explains $u_m$ of the labels. What all explain together, $u_\tau$, beyond what their answers explain
-when they are only added up, $u_{late}$ (`explained.py`), is told by their *interplay* alone:
+Modality $m$ alone explains $u_m$ of the labels, when its answer is calibrated. What all explain together, $u_\tau$,
+beyond what their answers explain when they are only added up, $u_{late}$ (`late_fusion.py`), is told by their
+*interplay* alone:
 
 $$i = \max(0, u_\tau - u_{late})$$
 
@@ -20,31 +21,33 @@ little: with as much on either side, the gradient is divided in equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from .disentangle import Disentangled
-from .explained import LATE_FUSION, Explained
+from .explained import LATE_FUSION, Explained, part_of_late_fusion
 from .passes import MULTIMODAL
 
 LITTLE = 0.05
 """Share of the labels explained that counts as little."""
 
 
-def own_parts(shares: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def own_parts(shares: Mapping[str, torch.Tensor], modalities: Iterable[str]) -> dict[str, torch.Tensor]:
     """R_m of the formula on top of this file, by modality: scalars from 0 to 1.
 
     Args:
         shares: Of [`Explained.shares`].
+        modalities: Names.
 
     Example:
 
-        >>> own_parts({"multimodal": torch.tensor(0.9), "late_fusion": torch.tensor(0.9), "image": torch.tensor(0.6)})
+        >>> found = {"multimodal": 0.9, "late_fusion": 0.9, "late_fusion_image": 0.6}
+        >>> own_parts({name: torch.tensor(share) for name, share in found.items()}, ["image"])
         {'image': tensor(0.9286)}
     """
     interplay = (shares[MULTIMODAL] - shares[LATE_FUSION]).clamp(min=0.0)
-    alone = {name: share for name, share in shares.items() if name not in (MULTIMODAL, LATE_FUSION)}
+    alone = {name: shares[part_of_late_fusion(name)] for name in modalities}
     return {name: (share + LITTLE) / (share + interplay + 2 * LITTLE) for name, share in alone.items()}
 
 
@@ -73,7 +76,7 @@ def adapt(
         ...     explained.count(logits, batch["labels"])
         ...     explained.step()
     """
-    for name, part in own_parts(explained.shares()).items():
+    for name, part in own_parts(explained.shares(), alpha).items():
         part = part.float()
         handle.alpha[name] = alpha[name] * part  # type: ignore[assignment]
         kept = 1.0 if share is None else share[name]

