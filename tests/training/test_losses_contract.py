@@ -284,13 +284,13 @@ def _name(value):
 
 @pytest.mark.parametrize(("method", "func"), each_once(["adaptive_dgl", "dgl"], [summed, None, focal], name=_name))
 def test_what_is_logged_does_not_depend_on_the_cut(method, func, tmp_path):
-    """The labels are told by the image, so that the gate of `adaptive_dgl` opens."""
+    """The labels are told by the image, so that the weights of `adaptive_dgl` move."""
     labels = torch.arange(16) % 3
     found = []
     for batch_size, parts in [(16, 1), (2, 8)]:
         trainer = make(
             tmp_path, labels=labels, func=func, method=method, per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=parts, max_steps=6,
+            gradient_accumulation_steps=parts, max_steps=6, learning_rate=0.1,
         )  # fmt: skip
         found.append((logs(trainer), weights(trainer)))
     (one, first), (other, second) = found
