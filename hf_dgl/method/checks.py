@@ -206,7 +206,7 @@ def _largest(tensors: Iterable[torch.Tensor]) -> float:
 def _weight(handle: Engine, term: str, owners: frozenset[str]) -> float:
     """How much of a loss's gradient a parameter gets (the table of `disentangle.py`)."""
     if term == MULTIMODAL:
-        return max((handle.multimodal_to_encoders[owner] for owner in owners), default=1.0)
+        return max((float(handle.multimodal_to_encoders[owner]) for owner in owners), default=1.0)
     if owners:
         return handle.alpha[term] if term in owners else 0.0
     return handle.alpha[term] if handle.unimodal_to_fusion else 0.0

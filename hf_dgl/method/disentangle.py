@@ -40,8 +40,8 @@ class Disentangled(Engine):
     Attributes:
         model: The model that the hooks sit on (the one inside a DDP wrapper).
         partition: Which modules and parameters belong to which modality.
-        alpha, multimodal_to_encoders: One number per modality; may be changed between steps. An `alpha` may also be a
-            scalar tensor on the model's device: then nothing waits for its value.
+        alpha, multimodal_to_encoders: One number per modality; may be changed between steps. They may also be scalar
+            tensors on the model's device: then nothing waits for their values.
         cuts: For each modality that was trained so far, how it meets the fusion: reused or run again, and why.
         scores_alone: Whether modalities without unimodal loss are run alone, too: in a pass that trains nothing.
         meter: Set to a [`~hf_dgl.method.gradient_meter.GradientMeter`], it measures the gradients at the encoders'
@@ -89,7 +89,7 @@ class Disentangled(Engine):
             total, trainable = sum(p.numel() for p in unique), sum(p.numel() for p in unique if p.requires_grad)
             line = f"{group}: {total:,} parameters, {trainable:,} trainable"
             if group != FUSION:
-                line += f", alpha {float(self.alpha[group]):g}, share {self.multimodal_to_encoders[group]:g}"
+                line += f", alpha {float(self.alpha[group]):g}, share {float(self.multimodal_to_encoders[group]):g}"
                 line += f"; {self._cut_in_words(group)}"
             lines.append(line)
         return "\n".join(lines)

@@ -21,7 +21,7 @@ from .gradient_meter import GradientMeter, Measurement
 from .modalities import FUSION, Partition, resolve
 from .net import GradientNet
 from .outputs import extended, loss_of
-from .passes import MULTIMODAL, Pass, Routing, Run, gradient_only, passes_of_a_step, recompute_under
+from .passes import MULTIMODAL, Pass, Routing, Run, gradient_only, is_whole, passes_of_a_step, recompute_under
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Engine:
     def has_passes(self) -> bool:
         """Whether a training step may be more than one plain forward (joint training is not)."""
         alone = self.scores_alone or self.meter is not None or any(map(self.trains_alone, self.alpha))
-        return alone or any(share != 1 for share in self.multimodal_to_encoders.values())
+        return alone or not all(map(is_whole, self.multimodal_to_encoders.values()))
 
     def look_at(self, batch: Mapping[str, Any]) -> None:
         """Decides on one batch, rather than at the first training step, which encoders can be reused.
@@ -313,7 +313,7 @@ class Engine:
                 extra["loss"] = self.total(losses, share_losses)  # type: ignore[arg-type]
         return extended(output, extra)
 
-    def total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[float, torch.Tensor]) -> torch.Tensor:
+    def total(self, losses: Mapping[str, torch.Tensor], shares: Mapping[Any, torch.Tensor]) -> torch.Tensor:
         """`L_τ + Σ α_m L_m`.
 
         Args:

@@ -26,6 +26,12 @@ from .processes import sum_over_processes
 LATE_FUSION = "late_fusion"
 """Name of what the answers of the modalities explain when they are added up."""
 
+
+def part_of_late_fusion(modality: str) -> str:
+    """Name of what a modality's answer explains when it is believed as far as late fusion believes it."""
+    return f"{LATE_FUSION}_{modality}"
+
+
 _DECAY = 0.95  # of the running losses, per step
 
 
@@ -42,11 +48,13 @@ class Explained:
         >>> explained.count({"multimodal": out.logits, "image": out.unimodal["image"].logits}, labels)  # per batch
         >>> explained.step()  # once per step of the optimizer
         >>> explained.shares()  # tensors: at chance 0, perfect 1
-        {'multimodal': tensor(0.8), 'image': tensor(0.4), 'text': tensor(0.), 'late_fusion': tensor(0.4)}
+        {'multimodal': tensor(0.8), 'image': tensor(0.4), 'text': tensor(0.), 'late_fusion': tensor(0.4),
+         'late_fusion_image': tensor(0.4), 'late_fusion_text': tensor(0.)}
     """
 
     def __init__(self, modalities: list[str], chance: ChanceLevel) -> None:
-        self.names, self.chance = [MULTIMODAL, *modalities, LATE_FUSION], chance
+        self.names = [MULTIMODAL, *modalities, LATE_FUSION, *map(part_of_late_fusion, modalities)]
+        self.chance = chance
         self.late_fusion = LateFusion(modalities, chance)
         self._running: Tensor | None = None  # losses, in the order of names; NaN where there was none yet
         self._open: Tensor | None = None  # what was counted of this step
@@ -76,8 +84,12 @@ class Explained:
         evidence = torch.zeros(self.late_fusion.width, dtype=torch.float64, device=labels.device)
         if answers.keys() - {MULTIMODAL} and self.chance.is_known:
             of_all = counted.get(MULTIMODAL, self.chance.counts(labels))
-            answers[LATE_FUSION], evidence = self.late_fusion.answer(answers, counted, targets, of_all)
-            counted[LATE_FUSION] = of_all
+            (added_up, *parts), evidence = self.late_fusion.answer(answers, counted, targets, of_all)
+            answers[LATE_FUSION], counted[LATE_FUSION] = added_up, of_all
+            for name, part in zip(self.late_fusion.names, parts, strict=True):
+                if name in answers:
+                    answers[part_of_late_fusion(name)] = part
+                    counted[part_of_late_fusion(name)] = counted[name]
         sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=labels.device)
         for name, answer in answers.items():
             losses = plain_losses(self.chance.problem_type, answer, targets)
@@ -137,4 +149,5 @@ class Explained:
         if LATE_FUSION in state:
             self.late_fusion.load_state_dict(state[LATE_FUSION])
         elif self._running is not None:  # of a checkpoint from before answers were added up
-            self._running = torch.cat([self._running, torch.tensor([math.nan], dtype=torch.float64)])
+            new = torch.full((len(self.names) - len(self._running),), math.nan, dtype=torch.float64)
+            self._running = torch.cat([self._running, new])

@@ -5,7 +5,7 @@ $b + \sum_m w_m (f_m - b)$: it believes each modality as far as that has paid, $
 The weights are those of the least plain loss, by a Newton step on each batch with a running curvature. So an answer
 that is too sure of itself, or of no meaning (a fusion that was never asked about one modality alone), is scaled, or
 ignored; and of two that repeat one another only as much is believed as both together tell. A batch is answered before
-the weights learn from it.
+the weights learn from it. Its parts, $b + w_m (f_m - b)$, are what each modality answers when it is believed as far.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LateFusion:
     Example:
 
         >>> late = LateFusion(["image", "text"], chance)
-        >>> answers, evidence = late.answer({"image": image_logits, "text": text_logits}, rows, labels)
+        >>> answers, evidence = late.answer({"image": image_logits, "text": text_logits}, rows, labels, counted)
         >>> late.step(evidence)  # once per step of the optimizer, summed over batches and processes
     """
 
@@ -61,16 +61,20 @@ class LateFusion:
             counted: Bool `[B]`: rows that count.
 
         Returns:
-            Logits, float64 `[B, C]`, and float64 `[width]`, to be added up over batches and processes.
+            Logits, float64 `[1 + M, B, C]`: late fusion's, and those of its parts; and float64 `[width]`, to be added
+            up over batches and processes.
         """
         constant = self.chance.constant().to(labels.device)  # [C]
         told = torch.stack([self._told(logits.get(n), rows.get(n), constant, len(labels)) for n in self.names])
-        answer = constant + torch.einsum("m,mbc->bc", self._weights.to(told.device), told)
+        parts = self._weights.to(told.device)[:, None, None] * told
+        answer = constant + parts.sum(0)
         wrong, told, variance = self._slopes(told, answer, labels)
         kept = counted.double()
         gradient = torch.einsum("mbc,bc,b->m", told, wrong, kept)
         curvature = torch.einsum("mbc,bc,nbc,b->mn", told, variance, told, kept)
-        return answer, torch.cat([kept.sum().view(1), gradient, curvature.flatten()])
+        return torch.stack([answer, *(constant + parts)]), torch.cat(
+            [kept.sum().view(1), gradient, curvature.flatten()]
+        )
 
     def _told(self, logits: Tensor | None, rows: Tensor | None, constant: Tensor, num_rows: int) -> Tensor:
         """What a modality's answer adds to the constant one, `[B, C]`."""

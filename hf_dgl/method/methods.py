@@ -4,7 +4,7 @@
 |---|---|---|
 | `joint` | the multimodal loss trains everything | nothing: it is a plain `Trainer` |
 | `auxiliary`, `*_truncation`, `dgl` | the three settings of [`disentangle`] | nothing |
-| `adaptive_dgl` | as `unimodal_truncation` | weights of the unimodal losses that follow the training (`adaptive.py`) |
+| `adaptive_dgl` | between `joint` and `dgl` | how far follows what is measured in training (`adaptive.py`) |
 | `ogm_ge` | as `joint` | the dominant encoders' gradients are scaled down (`ogm_ge.py`) |
 | `g_blending` | as `auxiliary`, nothing is truncated | weights of the losses, anew at evaluations (`g_blending.py`) |
 | `unimodal` | as `joint`, of a model that has one encoder only | the other encoders are not built (`unimodal.py`) |
@@ -21,7 +21,7 @@ from typing import NamedTuple
 class Method(NamedTuple):
     """The three settings that make a method; `alpha` is None where the user chooses it.
 
-    With `adaptive`, `alpha` is a factor of weights that follow the training (`adaptive.py`).
+    With `adaptive`, `alpha` and the share are factors of numbers that follow the training (`adaptive.py`).
     """
 
     alpha: float | None

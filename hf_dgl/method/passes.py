@@ -29,15 +29,25 @@ class Pass(NamedTuple):
 
     name: str  # MULTIMODAL, or the modality that is alone
     trains: frozenset[str]  # modalities and/or FUSION; none in a measuring pass (`gradient_meter.py`)
-    weight: float  # of its loss in the total
+    weight: float | torch.Tensor  # of its loss in the total
     in_value: bool = (
         True  # False: contributes its gradient to the total, but not its value (the value is there already)
     )
 
 
+def is_whole(share: float | torch.Tensor) -> bool:
+    """Whether a share is known to be 1, without waiting for the device."""
+    return not isinstance(share, torch.Tensor) and share == 1
+
+
+def is_nothing(share: float | torch.Tensor) -> bool:
+    """Whether a share is known to be 0, without waiting for the device."""
+    return not isinstance(share, torch.Tensor) and share == 0
+
+
 def passes_of_a_step(
     alone: Mapping[str, Any],
-    shares: Mapping[str, float],
+    shares: Mapping[str, float | torch.Tensor],
     trainable: Container[str],
     cuts: Mapping[str, Cut],
     unimodal_to_fusion: bool,
@@ -47,7 +57,8 @@ def passes_of_a_step(
 
     Args:
         alone: Modalities with a unimodal pass -> the weight of its loss.
-        shares: Present modalities -> share of the multimodal gradient that reaches their encoder.
+        shares: Present modalities -> share of the multimodal gradient that reaches their encoder; a tensor counts as
+            neither 0 nor 1, whatever it is: nobody waits to see.
         trainable: Groups that have parameters to train.
         cuts: Of the modalities; one without counts as reusable.
         unimodal_to_fusion: Whether the unimodal losses train the fusion, too.
@@ -57,15 +68,16 @@ def passes_of_a_step(
     unimodal = [Pass(name, frozenset({name} | further), weight) for name, weight in alone.items()]
     unimodal += [Pass(name, frozenset(), 1.0) for name in measured if name not in cuts or cuts[name].reuse]
     in_multimodal = {FUSION}
-    fractions: dict[float, set[str]] = {}
+    fractions: dict[float | torch.Tensor, set[str]] = {}
     for name, share in shares.items():
         reuse = name not in cuts or cuts[name].reuse
         # A reused encoder builds its graph here, for whichever losses it gets; one that runs again builds it there.
-        if share == 1 or (reuse and (share > 0 or name in alone)):
+        if is_whole(share) or (reuse and (not is_nothing(share) or name in alone)):
             in_multimodal.add(name)
-        elif share > 0 and name in trainable:
+        elif not is_nothing(share) and name in trainable:
             fractions.setdefault(share, set()).add(name)
-    again = [Pass(MULTIMODAL, frozenset(names), share, in_value=False) for share, names in sorted(fractions.items())]
+    in_order = sorted(fractions.items(), key=lambda entry: min(entry[1]))
+    again = [Pass(MULTIMODAL, frozenset(names), share, in_value=False) for share, names in in_order]
     return [Pass(MULTIMODAL, frozenset(in_multimodal), 1.0), *unimodal, *again]
 
 
@@ -135,7 +147,7 @@ class Run:
         call: dict[str, Any],
         passes: list[Pass],
         cuts: dict[str, Cut],
-        shares: Mapping[str, float],
+        shares: Mapping[str, float | torch.Tensor],
         training: bool,
         measurement: Measurement | None = None,
     ) -> None:
@@ -318,8 +330,8 @@ class _ScaleGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a constant."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, factor: float) -> torch.Tensor:
-        ctx.factor = factor
+    def forward(ctx: Any, tensor: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+        ctx.factor = factor.to(tensor) if isinstance(factor, torch.Tensor) else factor
         return tensor.clone()
 
     @staticmethod
@@ -351,10 +363,10 @@ def _keep_random_numbers(model: nn.Module) -> Callable[[], None]:
     return stack.close
 
 
-def _scale_gradient(tensor: torch.Tensor, share: float) -> torch.Tensor:
-    if share == 0:
+def _scale_gradient(tensor: torch.Tensor, share: float | torch.Tensor) -> torch.Tensor:
+    if is_nothing(share):
         return tensor.detach().clone()
-    return tensor.clone() if share == 1 or not tensor.requires_grad else _ScaleGradient.apply(tensor, share)
+    return tensor.clone() if is_whole(share) or not tensor.requires_grad else _ScaleGradient.apply(tensor, share)
 
 
 def _attached(output: Any) -> Any:

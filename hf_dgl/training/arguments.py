@@ -80,8 +80,8 @@ class DGLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "`dgl`: each encoder learns from its own unimodal loss, the fusion from the multimodal loss. "
-            "`adaptive_dgl`: the multimodal loss trains the encoders, too, and the unimodal losses come in where the "
-            "modalities repeat one another; where the label is told by their interplay it is joint training. "
+            "`adaptive_dgl`: `dgl` as far as the modalities repeat one another, which it measures in training; where "
+            "the label is told by their interplay it is joint training. "
             "`joint`: plain training with the multimodal loss. `auxiliary`: unimodal losses are added, nothing is "
             "truncated. `multimodal_truncation`, `unimodal_truncation`: only one of DGL's two truncations (the "
             "paper's ablations). Baselines by others: `ogm_ge` slows down the encoder of the modality that predicts "

@@ -54,6 +54,7 @@ class LossesTrainer(BaselineTrainer):
         self._counts: str | None = None  # how the loss counts, where that makes a difference
         self._not_finite: Tensor | None = None  # batches in a row, where a scaler skips them
         self._factors: dict[str, float] = {}  # the user's weights of the unimodal losses
+        self._shares: dict[str, float] = {}  # and shares of the multimodal gradient
         self._taken_over: Any = None
         super().__init__(*args, **kwargs)
         config = getattr(self.model, "config", None)
@@ -92,7 +93,7 @@ class LossesTrainer(BaselineTrainer):
         self._seen = True
         handle, labels = self._handle_in_use(), self._labels_in(inputs)
         if self._method.adaptive:
-            adapt(handle, self._explained_by(labels), self._factors)
+            adapt(handle, self._explained_by(labels), self._factors, self._shares)
         handle.reads_all_outputs = self._is_computed_outside(compute)
         replay = Replay(handle, model, inputs, examine=not self._examined, changes=self._watch_what_a_loss_keeps)
         once = functools.partial(compute, **options)

@@ -172,7 +172,7 @@ class DGLTrainer(EvaluatingTrainer):
         if self.args.log_gradients:
             needs_passes = not any(map(handle.trains_alone, handle.alpha))
             handle.meter = GradientMeter(every=_MEASURE_JOINT_EVERY if needs_passes else 1)
-        self._factors = dict(handle.alpha)  # the user's; a method may change the handle's
+        self._factors, self._shares = dict(handle.alpha), dict(handle.multimodal_to_encoders)  # the user's, at first
         handle.scores_alone = self._method.adaptive  # it also listens to encoders that are frozen
         return handle
 

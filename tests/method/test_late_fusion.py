@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from hf_dgl.method.chance import ChanceLevel, plain_losses
-from hf_dgl.method.explained import LATE_FUSION, Explained
+from hf_dgl.method.explained import LATE_FUSION, Explained, part_of_late_fusion
 from hf_dgl.method.passes import MULTIMODAL
 
 PROBLEMS = ["single_label_classification", "multi_label_classification", "regression"]
@@ -67,6 +67,10 @@ def test_it_explains_what_the_best_weights_explain(problem_type, unit):
     shares = {name: float(share) for name, share in explained.shares().items()}
     assert shares[LATE_FUSION] == pytest.approx(expected, abs=0.01)
     assert shares[LATE_FUSION] > max(shares["image"], shares["text"]) + 0.1  # neither is calibrated
+    for name in answers:  # its part is believed as far as it is right, in company and therefore a bit less
+        alone = best(problem_type, labels, {name: answers[name]}, explained.chance)
+        assert shares[name] < shares[part_of_late_fusion(name)] <= alone + 0.01
+        assert shares[part_of_late_fusion(name)] > 0.6 * alone
 
 
 def test_an_answer_without_meaning_is_ignored():
@@ -95,9 +99,9 @@ def test_rows_that_lack_a_modality_get_the_constant_answer_from_it():
     has_image = torch.arange(ROWS) % 2 == 0
     rows = {"image": has_image, "text": torch.ones(ROWS, dtype=torch.bool)}
     everything = torch.ones(ROWS, dtype=torch.bool)
-    found, _ = explained.late_fusion.answer(answers, rows, labels, everything)
-    whole, _ = explained.late_fusion.answer(answers, {}, labels, everything)
-    text, _ = explained.late_fusion.answer({"text": answers["text"]}, {}, labels, everything)
+    (found, *_), _ = explained.late_fusion.answer(answers, rows, labels, everything)
+    (whole, *_), _ = explained.late_fusion.answer(answers, {}, labels, everything)
+    (text, *_), _ = explained.late_fusion.answer({"text": answers["text"]}, {}, labels, everything)
     assert torch.equal(found[has_image], whole[has_image]) and torch.equal(found[~has_image], text[~has_image])
 
 

@@ -19,7 +19,6 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_dgl import DGLTrainer, DGLTrainingArguments
 from hf_dgl.architectures import modalities_of
-from hf_dgl.method.adaptive import EPSILON
 from hf_dgl.method.methods import BASELINES, METHODS
 from hf_dgl.method.modalities import resolve
 from hf_dgl.training.parallelism import leave_process_group
@@ -179,9 +178,10 @@ def expected(loss: str, method: str, parts: int) -> dict[str, torch.Tensor]:
     losses = {"multimodal": lambda: of(NAMES)} | {name: (lambda name=name: of([name])) for name in NAMES}
     chosen = {**METHODS, **BASELINES}[method]
     owners = resolve(model, modalities_of(model)).owners
-    least = float(torch.tensor(EPSILON))  # in float32, as the weights are
-    alpha = dict.fromkeys(NAMES, least if chosen.adaptive else 1.0 if chosen.alpha is None else chosen.alpha)
+    alpha = dict.fromkeys(NAMES, 1.0 if chosen.alpha is None else chosen.alpha)
     shares = dict.fromkeys(NAMES, chosen.multimodal_to_encoders)
+    if chosen.adaptive:
+        alpha, shares = dict.fromkeys(NAMES, 0.5), dict.fromkeys(NAMES, 0.5)  # as long as nothing is known
     gradients = oracle(model, losses, owners, alpha, shares, chosen.unimodal_to_fusion)
     if method == "g_blending":
         return {name: value / 3 for name, value in of_everything(model, losses).items()}

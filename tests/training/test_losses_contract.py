@@ -284,7 +284,7 @@ def _name(value):
 
 @pytest.mark.parametrize(("method", "func"), each_once(["adaptive_dgl", "dgl"], [summed, None, focal], name=_name))
 def test_what_is_logged_does_not_depend_on_the_cut(method, func, tmp_path):
-    """The labels are told by the image, so that the gate of `adaptive_dgl` opens."""
+    """The labels are told by the image, so that the weights of `adaptive_dgl` move."""
     labels = torch.arange(16) % 3
     found = []
     for batch_size, parts in [(16, 1), (2, 8)]:
