@@ -128,7 +128,7 @@ def test_ctrl_c_of_other_commands(monkeypatch: Any, capsys: Any) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_dgl.cli.env._version", stop)
+    monkeypatch.setattr("hf_dgl.recipe.environment.version_of", stop)
     assert main(["env"]) == 130
     assert capsys.readouterr().err == "hf-dgl env: stopped.\n"
 

@@ -70,7 +70,7 @@ def full(tensor):
 
 
 def three_steps(model, batches, accumulate: int = 1, no_sync=None):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     first = None
     for _ in range(3):
         for index, batch in enumerate(batches):

@@ -97,7 +97,7 @@ def run_trainer(stage: int, method: str, folder: Path) -> None:
             save_strategy="steps",
             save_steps=2,
             optim="sgd",
-            learning_rate=0.5,
+            learning_rate=0.1,
             lr_scheduler_type="constant",
             clip_by_group=False,
             max_grad_norm=0.0,
