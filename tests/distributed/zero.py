@@ -36,7 +36,7 @@ def configuration(stage: int, accumulate: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": ROWS // 2 // accumulate,
         "gradient_accumulation_steps": accumulate,
-        "optimizer": {"type": "SGD", "params": {"lr": 0.5}},
+        "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
         "zero_optimization": sharding(stage),
         "gradient_clipping": 0.0,  # its default is one global norm of 1
         "zero_allow_untested_optimizer": True,
