@@ -23,7 +23,7 @@ _METHODS = {
     MIXED: (
         "joint",
         "full truncation (`dgl`) would keep from the encoders what only the combination tells. Where a modality may "
-        "be missing, `adaptive_dgl`: it keeps more of what each tells by itself, for a point or two of the fused score.",
+        "be missing, `adaptive_dgl`: it keeps more of what each tells alone, for a point or two of the fused score.",
     ),
     SYNERGY: (
         "joint",
