@@ -32,7 +32,7 @@ def test_json(recipe: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(diagnosis, "diagnose", lambda *words: (called.append(words[:3]), with_regime("mixed"))[1])
     assert main(["diagnose", recipe, "--json", "--max_steps", "3", "--seed", "1"]) == 0
     assert called == [(recipe, ["--max_steps", "3", "--seed", "1"], None)]
-    assert json.loads(capsys.readouterr().out)["method"] == "adaptive_dgl"
+    assert json.loads(capsys.readouterr().out)["method"] == "joint"
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ _METHODS = {
         "modality takes away.",
     ),
     MIXED: (
-        "adaptive_dgl",
-        "full truncation (`dgl`) would keep from the encoders what only the combination tells; plain joint training "
-        "is the safe second choice.",
+        "joint",
+        "full truncation (`dgl`) would keep from the encoders what only the combination tells. Where a modality may "
+        "be missing, `adaptive_dgl`: it keeps more of what each tells alone, for a point or two of the fused score.",
     ),
     SYNERGY: (
         "joint",

@@ -147,7 +147,7 @@ def with_regime(name: str, joint: float = 0.9, own: float | None = None, votes: 
     ("regime", "method", "words"),
     [
         ("redundant", "dgl", "The labels look redundant"),
-        ("mixed", "adaptive_dgl", "44% of what can be told only from their combination"),
+        ("mixed", "joint", "44% of what can be told only from their combination"),
         ("synergy", "joint", "The labels look synergistic"),
         ("useless", "joint", "text looks useless"),
         ("unclear", None, "no model has learned the task"),
