@@ -19,6 +19,8 @@ A table stands between two comments. The first says whose it is, and which colum
 | `tuned` | what the search on the validation split chose |
 | any of these `- joint` | its difference to joint training, in points, paired by seed, with a 95 % interval |
 
+A method of which no column tells anything has no row.
+
 `<!-- tasks: sum_mod_3 question | joint | dgl | dgl - joint -->` has a row per comparison in place of one per method:
 the columns are methods, and their fused scores. `adaptive_dgl - better` is the difference to the better of `joint` and
 `dgl` (by their means), in points, paired by seed, ± its standard error (the differences' standard deviation over the
@@ -87,7 +89,8 @@ def cell(runs: Runs, joint: Runs, column: str, metric: str) -> str:
     """One cell: of a method's runs, and those of joint training."""
     plain = column.removesuffix(" - joint")
     if column == "tuned":
-        return " ".join(dict.fromkeys(value for run in runs for value in run["tuned"].values())) or "–"
+        chosen = (f"{run['modality'] or ''} {value}".strip() for run in runs for value in run["tuned"].values())
+        return ", ".join(dict.fromkeys(chosen)) or "–"
     value = value_of(plain, metric)
     ours = {run["seed"]: value(run) for run in runs_for(runs, plain)}
     ours = {seed: number for seed, number in ours.items() if math.isfinite(number)}
@@ -137,7 +140,8 @@ def _by_method(name: str, columns: Sequence[str]) -> list[str]:
     order = sorted(by_method, key=lambda method: method != "unimodal")  # what a modality can do alone comes first
     joint = by_method.get("joint", [])
     rows = [[row_title(method), *(cell(by_method[method], joint, c, metric) for c in columns)] for method in order]
-    return _lines([name.rpartition("/")[2], *map(titled, columns)], rows)
+    told = [row for row in rows if set(row[1:]) != {"–"}]
+    return _lines([name.rpartition("/")[2], *map(titled, columns)], told)
 
 
 def _by_task(names: Sequence[str], columns: Sequence[str]) -> list[str]:
