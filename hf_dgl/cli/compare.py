@@ -7,6 +7,8 @@ import signal
 import sys
 from typing import Any
 
+from .evaluate import add_scores
+
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds the command to `hf-dgl`."""
@@ -50,23 +52,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="values of which every method gets the best one: by the recipe's metric on the validation split, with "
         "the first seed; several keys make a grid",
     )
-    parser.add_argument(
-        "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
-    )
-    parser.add_argument("--probes", action="store_true", help="add a linear probe of each encoder's features")
-    parser.add_argument(
-        "--missing",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="RATE",
-        help="add the score where this share of the test rows has lost one of its modalities, e.g. 0.25 0.5 0.75",
-    )
-    parser.add_argument(
-        "--calibration",
-        action="store_true",
-        help="add the expected calibration error, fused and of each modality alone",
-    )
+    add_scores(parser)
     parser.add_argument(
         "--output_dir",
         metavar="DIR",

@@ -24,24 +24,29 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="OUT", help="the folder that `hf-dgl train` wrote, or a Hub id")
     parser.add_argument("--recipe", help="names the data; default: the recipe as it was run, OUT/recipe.yaml")
     parser.add_argument("--split", default=None, help="default: the recipe's test split")
+    add_scores(parser)
+    parser.set_defaults(run=run)
+
+
+def add_scores(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for scores beside a model's metrics, of this command and of `hf-dgl compare`."""
     parser.add_argument(
         "--contributions", action="store_true", help="add what each modality contributes to the score (Shapley values)"
     )
-    parser.add_argument("--probes", action="store_true", help="add the score of a linear probe of each encoder")
+    parser.add_argument("--probes", action="store_true", help="add a linear probe of each encoder's features")
     parser.add_argument(
         "--missing",
         type=float,
         nargs="+",
         default=[],
         metavar="RATE",
-        help="add the score where this share of the rows has lost one of its modalities, e.g. 0.25 0.5",
+        help="add the score where this share of the rows has lost one of its modalities, e.g. 0.25 0.5 0.75",
     )
     parser.add_argument(
         "--calibration",
         action="store_true",
-        help="add the expected calibration error of the answers, fused and of each modality alone",
+        help="add the expected calibration error, fused and of each modality alone",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
