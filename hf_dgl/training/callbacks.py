@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from hf_dgl.method.disentangle import Disentangled
-from hf_dgl.method.explained import Explained
+from hf_dgl.method.explained import LATE_FUSION, Explained
 from hf_dgl.method.forward_call import below_adapters
 from hf_dgl.method.passes import MULTIMODAL
 
@@ -112,6 +112,11 @@ class RememberExplained(TrainerCallback):
         states: Any = state.stateful_callbacks  # a dict by now, whatever its annotation says
         explained, kept = self._explained(), states.get(self.KEY)
         if explained is not None and kept is not None:
+            if getattr(args, "method", None) == "adaptive_dgl" and LATE_FUSION not in kept:
+                logger.warning(
+                    "The checkpoint is of an hf_dgl whose `adaptive_dgl` had another rule: what is left of this run "
+                    "follows today's. To train by one rule, start from the beginning."
+                )
             explained.load_state_dict(kept)
 
     def on_pre_optimizer_step(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState
 
+from hf_dgl.method.chance import ChanceLevel
+from hf_dgl.method.explained import LATE_FUSION, Explained
 from hf_dgl.training import resume
+from hf_dgl.training.callbacks import RememberExplained
 from hf_dgl.training.resume import compare, settings_of
 from hf_dgl.training.sums import RunningMeans
 from tests.tiers import slow_but
@@ -176,3 +182,21 @@ def test_running_means_go_on_bit_for_bit() -> None:
     assert whole.means(["image"], "cpu")["image"] == pytest.approx(values.mean().item())
     resumed.clear()
     assert resumed.means(["image"], "cpu") == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "is_old", "is_told"), [("adaptive_dgl", 1, 1), ("adaptive_dgl", 0, 0), ("dgl", 1, 0)]
+)
+def test_a_run_that_goes_on_by_another_rule_is_told(
+    method: str, is_old: int, is_told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_dgl"), "propagate", True)
+    explained = Explained(["image", "text"], ChanceLevel("single_label_classification", 3))
+    kept = explained.state_dict()
+    if is_old:
+        del kept[LATE_FUSION]
+    callback = RememberExplained(lambda: explained, lambda: True)
+    state = TrainerState()
+    state.stateful_callbacks = {"Explained": kept}
+    callback.on_train_begin(SimpleNamespace(method=method), state, TrainerControl())
+    assert caplog.text.count("had another rule") == is_told
