@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -170,6 +171,33 @@ def visible_devices() -> list[str]:
     return (named or [str(index) for index in range(count)])[:count]
 
 
+class _Processes:
+    """The processes of a comparison, started by several threads; once ended, none is left and none can start."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+        self._changing = threading.Lock()
+
+    def call(self, command: Sequence[str], **settings: Any) -> int:
+        """Runs a command to its end; its exit code."""
+        with self._changing:
+            if self._ended:
+                raise RuntimeError("The comparison has ended.")
+            process = subprocess.Popen(command, **settings)
+            self._running.add(process)
+        code = process.wait()
+        with self._changing:
+            self._running.discard(process)
+        return code
+
+    def end(self) -> None:
+        with self._changing:
+            self._ended = True
+            for process in self._running:
+                process.terminate()
+
+
 def _run_all(
     recipe: str | os.PathLike[str],
     runs: Sequence[Run],
@@ -181,7 +209,7 @@ def _run_all(
     free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for place in places:
         free.put(place)
-    processes: set[subprocess.Popen[bytes]] = set()
+    processes = _Processes()
 
     def work(run: Run) -> None:
         place = free.get()
@@ -203,8 +231,7 @@ def _run_all(
             progress(name, done, len(runs))
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(processes):
-            process.terminate()
+        processes.end()
         raise
     pool.shutdown()
     return {run.folder.name: failures[run.folder.name] for run in runs if run.folder.name in failures}
@@ -215,7 +242,7 @@ def _run(
     run: Run,
     place: Mapping[str, str],
     scores: Sequence[Score],
-    processes: set[subprocess.Popen[bytes]],
+    processes: _Processes,
 ) -> None:
     """Trains, unless that is done; likewise what else is scored of the model."""
     log = run.folder / "run.log"
@@ -279,12 +306,12 @@ def _call(
     out: Path,
     log: Path,
     place: Mapping[str, str],
-    processes: set[subprocess.Popen[bytes]],
+    processes: _Processes,
     lock: int,
 ) -> None:
     """Runs an `hf-dgl` command to its end; what it says goes to the log."""
     with open(log, "ab") as errors, open(out, "ab" if out == log else "wb") as output:
-        process = subprocess.Popen(
+        code = processes.call(
             [sys.executable, "-m", "hf_dgl", *words],
             env={**os.environ, **place},
             stdin=subprocess.DEVNULL,
@@ -292,9 +319,6 @@ def _call(
             stderr=errors,
             pass_fds=(lock,) if fcntl is not None else (),
         )
-        processes.add(process)
-        code = process.wait()
-        processes.discard(process)
     if code:
         said = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace").strip())
         how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"

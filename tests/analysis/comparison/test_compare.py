@@ -169,23 +169,27 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: Any,
     assert compare(recipe, ["joint"], [0], folder.parent).results[0].test == {"accuracy": 1}
 
 
-def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch: Any) -> None:
-    endless = tmp_path / "hf-dgl"
-    endless.write_text("#!/bin/sh\nexec sleep 100\n")
-    endless.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(endless))
-    started = []
+@pytest.mark.parametrize("delay", [0, 1], ids=["noted", "started_just_now"])
+def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch: Any, delay: float) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Endless(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, command: Any, **settings: Any) -> None:
+            super().__init__(["sleep", "100"], **settings)
+            started.append(self)
+            time.sleep(delay)  # the interruption comes before its thread goes on
 
     def as_completed(futures: Any) -> Any:
         while not started:
-            started.extend(child for child in psutil.Process().children() if child.name() == "sleep")
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(subprocess, "Popen", Endless)
     monkeypatch.setattr(module, "as_completed", as_completed)
     with pytest.raises(KeyboardInterrupt):
-        compare(write(tmp_path), ["joint"], [0], tmp_path / "out")
-    assert not psutil.wait_procs(started, timeout=20)[1]
-    assert not (tmp_path / "out" / "joint-0" / "complete.yaml").exists()
+        compare(write(tmp_path), ["joint"], [0, 1], tmp_path / "out")
+    assert [process.wait(20) for process in started] == [-signal.SIGTERM]  # and no second one after it
+    assert not list((tmp_path / "out").glob("*/complete.yaml"))
 
 
 # ---- without processes ---------------------------------------------------------------------------------------------
