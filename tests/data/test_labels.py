@@ -278,7 +278,7 @@ def test_what_labels_may_mean_is_told(labels, message, monkeypatch):
     monkeypatch.setattr("hf_dgl.data.problem_types.logger.warning", told.append)
     data = Dataset.from_dict({"label": labels})
     spec = LabelSpec.from_dataset(data)
-    assert (re.search(message, told[0]) if message else not told), told
+    assert re.search(message, told[0]) if message else not told, told
     told.clear()
     LabelSpec.from_dataset(data, spec.problem_type)  # who says it needs not be told
     assert not told

@@ -96,7 +96,10 @@ def test_declared_media_in_parquet(media_folder, processor, kind, is_embedded):
     schema = table.data.table.replace_schema_metadata(Features(declared).arrow_schema.metadata)
     for split in ("train", "validation"):
         pq.write_table(schema, media_folder / f"{split}.parquet")
-    assert isinstance(datasets.load_dataset("parquet", data_files=str(media_folder / "train.parquet"))["train"].features[kind], type(declared[kind]))
+    assert isinstance(
+        datasets.load_dataset("parquet", data_files=str(media_folder / "train.parquet"))["train"].features[kind],
+        type(declared[kind]),
+    )
     for rows in both(media_folder, modalities=[kind]):
         assert [decode_value(processor, kind, row[kind]) is None for row in rows] == [False, True, False]
 
