@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 import time
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["env"])
         0
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # labels that a terminal's encoding lacks shall not end a training
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments, rest = build_parser().parse_known_args(argv)
     try:
         code: int | None = arguments.run(arguments, rest)

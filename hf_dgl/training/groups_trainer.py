@@ -55,7 +55,7 @@ class GroupsTrainer(SavingTrainer):
             if not self.args.lr_scheduler_kwargs:
                 raise
             raise ValueError(
-                f"lr_scheduler_kwargs: the schedule `lr_scheduler_type: {self.args.lr_scheduler_type.value}` does not "
+                f"lr_scheduler_kwargs: the schedule `{self.args.to_dict()['lr_scheduler_type']}` does not "
                 f"take {self.args.lr_scheduler_kwargs} ({error})."
             ) from error
 

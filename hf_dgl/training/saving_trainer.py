@@ -156,8 +156,11 @@ class SavingTrainer(Trainer):
             ) from error
 
     def _load_best_model(self) -> None:
-        """Does not end with a model that was damaged on the disk meanwhile."""
+        """Does not end with a model that was damaged on the disk meanwhile; finds it where the run was moved to."""
         best = str(self.state.best_model_checkpoint)
+        moved = os.path.join(str(self.args.output_dir), os.path.basename(best))
+        if not os.path.isdir(best) and os.path.isdir(moved):
+            best = self.state.best_model_checkpoint = moved
         problem = fault(best)
         if problem is not None:
             raise ValueError(
