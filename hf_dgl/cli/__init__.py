@@ -131,7 +131,7 @@ def _let_go_of_frames(error: BaseException | None) -> None:
 def _message(error: Exception) -> str:
     """What went wrong; torch hands on the errors of a loader's worker processes with their tracebacks in front."""
     text = str(error)
-    if "hf_" in text or "api_" in text:
+    if any(sign in text for sign in ("hf_", "api_", "://")):
         from hf_dgl.hub.tokens import redacted  # which imports what most messages need not wait for
 
         text = redacted(text)
