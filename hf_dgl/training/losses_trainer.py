@@ -23,17 +23,19 @@ from hf_dgl.method.adaptive import adapt
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.explained import Explained
 from hf_dgl.method.forward_call import unwrapped
+from hf_dgl.method.loss_rules import Looks
+from hf_dgl.method.loss_state import state_of
 from hf_dgl.method.outputs import entry
 from hf_dgl.method.passes import MULTIMODAL
 from hf_dgl.method.replay import Replay, StandIn
 
 from .baseline_trainer import BaselineTrainer
 from .items import MEAN, SHARE, how_it_counts, how_it_counts_everywhere, items_in, rows_in
-from .loss_state import changed, state_of
 from .sums import RunningMeans
 
 logger = logging.get_logger(__name__)
 
+_NOT_OF_A_LOSS = ("model", "model_wrapped", "compute_loss_func", "compute_loss", "_taken_over")
 _PATIENCE = 10  # batches in a row without a finite loss that the scaler of fp16 may skip
 
 
@@ -50,7 +52,8 @@ class LossesTrainer(BaselineTrainer):
         self._terms = RunningMeans()  # since the last log
         self._replay: Replay | None = None  # while losses are computed
         self._seen = False  # whether a step's losses came by here
-        self._examined = False  # whether the runs of what computes the loss were compared
+        self._looks = Looks()  # at the runs of what computes the loss
+        self._is_trial = False  # while it is measured how the loss counts
         self._counts: str | None = None  # how the loss counts, where that makes a difference
         self._not_finite: Tensor | None = None  # batches in a row, where a scaler skips them
         self._factors: dict[str, float] = {}  # the user's weights of the unimodal losses
@@ -95,14 +98,15 @@ class LossesTrainer(BaselineTrainer):
         if self._method.adaptive:
             adapt(handle, self._explained_by(labels), self._factors, self._shares)
         handle.reads_all_outputs = self._is_computed_outside(compute)
-        replay = Replay(handle, model, inputs, examine=not self._examined, changes=self._watch_what_a_loss_keeps)
         once = functools.partial(compute, **options)
+        keeps = functools.partial(self._kept_by_a_loss, compute)
+        examine = handle.has_passes and self._looks.is_due()
+        replay = Replay(handle, model, inputs, examine, keeps)
         if handle.has_passes:
             with self._standing_in(replay):
                 results = replay.run(once)
         else:
             results = [once(model, dict(inputs))]  # a plain Trainer's step
-        self._examined |= len(results) > 1
         losses = [result[0] if options.get("return_outputs") else result for result in results]
         if factor is not None:
             losses = [loss * factor for loss in losses]
@@ -191,18 +195,19 @@ class LossesTrainer(BaselineTrainer):
 
     @property
     def current_pass(self) -> str:
-        """Whose loss `compute_loss` computes at present: a modality's, or that of all (`multimodal`)."""
+        """Whose loss `compute_loss` computes at present: a modality's, or that of all (`multimodal`); `""` in a trial
+        whose loss trains nothing."""
+        if self._is_trial:
+            return ""
         return MULTIMODAL if self._replay is None else self._replay.current
 
-    def _watch_what_a_loss_keeps(self) -> Callable[[], list[str]]:
-        def now() -> dict[str, Any]:
-            own = state_of(self, but=frozenset(["model", "model_wrapped"]))
-            func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # of a method, its object
-            loss = {f"compute_loss_func.{name}": value for name, value in state_of(func).items()}
-            return {**own, **loss}
-
-        before = now()
-        return lambda: changed(before, now())
+    def _kept_by_a_loss(self, compute: Callable[..., Any]) -> dict[str, Any]:
+        """What it could change: of this trainer, of `compute_loss_func`, and of a `compute_loss` by its closure."""
+        unseen = [self._plain_model, self.train_dataset, self.eval_dataset]
+        own = state_of(self, but=_NOT_OF_A_LOSS, unseen=unseen)
+        func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # of a method, its object
+        of_func = {f"compute_loss_func.{name}": value for name, value in state_of(func, unseen=unseen).items()}
+        return {**state_of(getattr(compute, "__func__", compute), unseen=[*unseen, self]), **of_func, **own}
 
     # ---- how a loss counts --------------------------------------------------------------------------------------
 
@@ -221,7 +226,12 @@ class LossesTrainer(BaselineTrainer):
             return None
         if self._counts is None:
             assert self.disentangled is not None
-            found = how_it_counts(compute, self.disentangled.model, inputs, options)
+            keeps = functools.partial(self._kept_by_a_loss, compute) if _is_overridden(compute) else dict
+            self._is_trial = True
+            try:
+                found = how_it_counts(compute, self.disentangled.model, inputs, options, keeps)
+            finally:
+                self._is_trial = False
             self._counts = how_it_counts_everywhere(found, self.args.device)
         self.loss_is_scaled_for_ga = self._counts == SHARE
         if self._counts != MEAN:
