@@ -90,11 +90,12 @@ class LossesTrainer(BaselineTrainer):
         """The total of `compute(model, inputs)` over all passes in training, and its outputs of the multimodal one."""
         options = dict(zip(("return_outputs", "num_items_in_batch"), args, strict=False)) | options
         num_items = options.get("num_items_in_batch")
+        named = dict(inputs) if isinstance(inputs, Mapping) else {}  # whatever is taken out of it meanwhile
         factor = self._heed_items(compute, inputs, options)
         if not (self._plain_model.training and torch.is_grad_enabled()):
             return compute(model, inputs, **options)
         self._seen = True
-        handle, labels = self._handle_in_use(), self._labels_in(inputs)
+        handle, labels = self._handle_in_use(), self._labels_in(named)
         if self._method.adaptive:
             adapt(handle, self._explained_by(labels), self._factors, self._shares)
         handle.reads_all_outputs = self._is_computed_outside(compute)
@@ -106,12 +107,12 @@ class LossesTrainer(BaselineTrainer):
             with self._standing_in(replay):
                 results = replay.run(once)
         else:
-            results = [once(model, dict(inputs))]  # a plain Trainer's step
+            results = [once(model, inputs)]  # a plain Trainer's step
         losses = [result[0] if options.get("return_outputs") else result for result in results]
         if factor is not None:
             losses = [loss * factor for loss in losses]
         heeded = options.get("num_items_in_batch") if factor is None else num_items
-        total = self._total(replay, losses, inputs, labels, heeded)
+        total = self._total(replay, losses, named, labels, heeded)
         return (total, results[0][1]) if options.get("return_outputs") else total
 
     def _total(

@@ -27,6 +27,12 @@ REGRESSION = "regression"
         ("rmse", False),  # of the user's own
         ("wer_text", False),
         ("focal_loss", False),
+        ("error_rate_image", False),
+        ("brier_score", False),
+        ("set1_nll_text", False),
+        ("EER", False),
+        ("success_rate", True),
+        ("f1_score", True),
         ("myloss", False),  # upstream's rule
         ("bleu", True),
         ("lossless", True),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import default_collate
+from transformers import BatchFeature, default_data_collator
 
 from hf_dgl import DGLTrainer, disentangle
-from tests.training.small import MODALITIES, Small, build, small_model, small_rows
+from tests.training.small import MODALITIES, Small, assert_same, build, small_model, small_rows, weights
 
 LATE = 2  # steps without
 
@@ -126,6 +129,27 @@ def test_where_no_trial_can_be_it_is_to_be_said_how_the_loss_counts(compute, mes
     trainer.loss_is_scaled_for_ga = False
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_a_batch_is_of_the_class_that_the_collator_gives(tmp_path):
+    """What upstream hands to `compute_loss`, whatever the method: a dictionary with attributes, or a tuple."""
+
+    def compute(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        image, text, labels = inputs if isinstance(inputs, tuple) else (inputs.image, inputs.text, inputs.labels)
+        return cross_entropy(model(image=image, text=text).logits, labels)
+
+    for method in ("joint", "dgl"):
+        ends = []
+        for kind in (BatchFeature, lambda batch: tuple(batch[name] for name in ("image", "text", "labels"))):
+            collator = functools.partial(collated, kind)
+            trainer = make(tmp_path, compute, method=method, max_steps=2, data_collator=collator)
+            trainer.train()
+            ends.append(weights(trainer))
+        assert_same(*ends)
+
+
+def collated(kind, rows):
+    return kind(default_data_collator(rows))
 
 
 # ---- one's own loop -----------------------------------------------------------------------------------------------
