@@ -53,6 +53,7 @@ def load_audio(value: Any, sampling_rate: int) -> np.ndarray:
         >>> load_audio({"array": np.zeros((2, 8000)), "sampling_rate": 8000}, sampling_rate=16000).shape
         (16000,)
     """
+    value = _only_one(value)
     what = describe_media(value)
     try:
         array_CN, rate = _read(value, sampling_rate)
@@ -80,6 +81,7 @@ def audio_seconds(value: Any, sampling_rate: int) -> float:
         >>> audio_seconds(np.zeros(8000, dtype=np.float32), sampling_rate=16000)
         0.5
     """
+    value = _only_one(value)
     is_file = not hasattr(value, "get_all_samples") and not isinstance(value, np.ndarray)
     if is_file and not (isinstance(value, Mapping) and value.get("array") is not None):
         try:
@@ -87,6 +89,12 @@ def audio_seconds(value: Any, sampling_rate: int) -> float:
         except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
             pass  # said better below
     return len(load_audio(value, sampling_rate)) / sampling_rate
+
+
+def _only_one(value: Any) -> Any:
+    """A list of one file is that file."""
+    is_one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, bytes, Mapping))
+    return value[0] if is_one else value
 
 
 def _read(value: Any, sampling_rate: int) -> tuple[np.ndarray, float]:

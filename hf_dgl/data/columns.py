@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -15,6 +16,9 @@ ROW_COLUMN = "row"
 
 CROP_COLUMN = "random_crop"
 """Entry of a row that is true where long audio is to be cropped at random (training), not in the middle."""
+
+MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+"""Type of a column of encoded files."""
 
 
 def expect_dataset(value: Any, name: str) -> datasets.Dataset:
@@ -78,14 +82,45 @@ def is_address(value: Any) -> bool:
     return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 
 
+def path_in(value: Any) -> str | None:
+    """The path that a media value names: itself, that of `{"path": ..., "bytes": None}`, that in a list of one.
+
+    Example:
+        >>> path_in("a.png"), path_in([{"path": "b.png"}]), path_in({"path": "c.png", "bytes": b"..."})
+        ('a.png', 'b.png', None)
+    """
+    if isinstance(value, Mapping):
+        value = None if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, list) and len(value) == 1:
+        return path_in(value[0])
+    return value if isinstance(value, str) and value else None
+
+
 def whole_path(value: Any, folder: Path) -> Any:
-    """A path seen from `folder`; None, addresses and what is no string as they are."""
-    return str(folder / value) if isinstance(value, str) and value and not is_address(value) else value
+    """A media value whose path is seen from `folder` (`~` is the home); addresses and what names none as they are."""
+    path = path_in(value)
+    if path is None or is_address(path):
+        return value
+    if isinstance(value, list):
+        return [whole_path(value[0], folder)]
+    whole = str(folder / (Path(path).expanduser() if path.startswith("~/") else path))
+    return {**value, "path": whole} if isinstance(value, Mapping) else whole
 
 
-def holds_paths(column: str, values: Sequence[str | None], folder: Path) -> bool:
-    """Image and audio columns do; a column of another name does if one of its first values is a file."""
-    if column.startswith(("image", "audio")):
+def holds_paths(column: str, values: Sequence[Any], folder: Path) -> bool:
+    """Whether paths in a column are relative to the folder of its table.
+
+    Those in `image` and `audio` are, and none in `text`. A column of another name holds paths if one of its first
+    values leads to a file (and looks like a path: a folder may hold a file `README`, and a text be that word), or if
+    it is called `image_left` and all of them have a suffix.
+    """
+    if column in ("image", "audio", "text"):
+        return column != "text"
+    first = [path for value in values if (path := path_in(value)) and len(path) < 256][:100]
+    if any(_looks_like_path(path) and (folder / path).is_file() for path in first):
         return True
-    first = [value for value in values if value and len(value) < 256][:100]
-    return any((folder / value).is_file() for value in first)
+    return column.startswith(("image", "audio")) and all(re.search(r"\S\.\w{2,5}$", path) for path in first)
+
+
+def _looks_like_path(text: str) -> bool:
+    return "/" in text or bool(Path(text).suffix)

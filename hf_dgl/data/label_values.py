@@ -19,6 +19,9 @@ from .columns import is_missing
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")  # no leading zeros: "007" is a name
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")  # float() takes "nan" and "1_000", too
 FLOAT32 = np.finfo(np.float32)
+_NUMBER_FOR_PEOPLE = re.compile(r"\d{1,3}([ ,.'’\u00a0\u202f]\d{3})*([.,]\d+)?|\d+[.,]?\d*")
+_AROUND_NUMBERS = " +-$€£¥%\u00a0\u202f"
+_LARGEST = float(FLOAT32.max)
 TEXT, NUMBER, TRUTH, LIST = "a text", "a number", "true or false", "a list"
 
 
@@ -64,11 +67,25 @@ def finite_float(value: Any) -> float:
     if not is_number(value) and not isinstance(value, bool):
         raise ValueError(f"expected a number (regression), got {value!r}.")
     number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite number (regression), got {number}.")
-    if abs(number) > float(FLOAT32.max):
-        raise ValueError(f"expected a number below {FLOAT32.max:.2g} (regression), got {number}. Divide the labels.")
+    if not abs(number) <= _LARGEST:
+        raise ValueError(_too_large(number))
     return number
+
+
+def _too_large(number: float) -> str:
+    if not math.isfinite(number):
+        return f"expected a finite number, got {number}."
+    return f"expected a number below {_LARGEST:.2g}, got {number}. Divide the labels."
+
+
+def number_for_people(text: str) -> bool:
+    """Whether a text is a number with a decimal comma, thousands apart, a currency or a percent sign.
+
+    Example:
+        >>> [number_for_people(text) for text in ("1,5", "51 000", "$1,200.50", "7%", "1.5", "2020-01-01", "1.2.3")]
+        [True, True, True, True, False, False, False]
+    """
+    return not is_number(text) and _NUMBER_FOR_PEOPLE.fullmatch(text.strip(_AROUND_NUMBERS)) is not None
 
 
 def integer_name(value: Any) -> str:
@@ -79,13 +96,13 @@ def integer_name(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str | None:
-    """`"a text"`, `"a number"`, ...; None for what no label can be."""
+    """`"a text"`, `"a number"`, ...; None for what no label can be: objects, infinity."""
     if isinstance(value, str):
         return TEXT
     if isinstance(value, bool):
         return TRUTH
     if isinstance(value, (int, float)):
-        return NUMBER
+        return NUMBER if abs(value) <= _LARGEST else None
     if isinstance(value, list) and all(kind_of(entry) not in (None, LIST) for entry in value):
         return LIST
     return None
@@ -135,7 +152,10 @@ def _texts_among_measurements(values: Sequence[Any]) -> dict[int, str]:
 
 
 def no_label(value: Any) -> str:
-    """What to say of an object, or of lists in lists."""
+    """What to say of an object, of lists in lists, of infinity."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, (int, float)) and kind_of(number) is None:
+            return f"its label: {_too_large(number)}"
     return (
         f"its label is no text, number, truth value or list of them, but {type(value).__name__}: {_shown(value)}. "
         "Of an object name the field, e.g. label=answer.text."

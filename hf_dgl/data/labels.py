@@ -147,7 +147,7 @@ class LabelSpec:
             {0: 'cat', 1: 'dog'}
         """
         feature, values = _first_labels(dataset, column)
-        guessed = guess_problem_type(values)
+        guessed = guess_problem_type(values, quietly=problem_type is not None or class_names is not None)
         if class_names is not None and guessed == REGRESSION and kind_of(values[0]) != "a list":
             guessed = SINGLE_LABEL
         problem_type = problem_type or guessed
@@ -258,7 +258,7 @@ class LabelSpec:
             ValueError: as `encode_value`, or another kind of label.
         """
         value = named(value, feature)
-        for reason in unlike_the_others([example, example, value]).values():
+        if reason := unlike_the_others([example, example, value]).get(2):
             raise ValueError(reason)
         return self.encode_value(self._raw_integer_to_name(value, feature))
 
@@ -368,7 +368,7 @@ def _quantities(
         try:
             table[index] = [finite_float(entry) for entry in row]
         except ValueError as error:
-            raise ValueError(f"{row_name(dataset, index, 'train')}, column {column!r}: {error}") from error
+            raise ValueError(f"{row_name(dataset, index, 'train')}, column {column!r}: {error}{_SKIP}") from error
     mean, std = table.mean(axis=0), table.std(axis=0)
     std = np.where(std > 0, std, 1.0)  # a constant: nothing to scale
     if (std < 10 * FLOAT32.tiny).any():

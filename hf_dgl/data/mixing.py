@@ -9,12 +9,10 @@ from typing import Any
 import datasets
 from transformers.utils import logging
 
-from .columns import LABEL_COLUMN, ROW_COLUMN, replace_column
+from .columns import LABEL_COLUMN, MEDIA, ROW_COLUMN, replace_column
 from .label_values import is_number, plain
 
 logger = logging.get_logger(__name__)
-
-_MEDIA = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 
 def mix_splits(parts: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float], seed: int) -> dict[str, Any]:
@@ -110,7 +108,7 @@ def _unify_table(part: datasets.Dataset, name: str, classes: Sequence[str] | Non
         if column == LABEL_COLUMN:
             part = _unify_labels(part, feature, classes)
         elif isinstance(feature, (datasets.Image, datasets.Audio)):
-            part = part.cast_column(column, _MEDIA)
+            part = part.cast_column(column, MEDIA)
         elif column == ROW_COLUMN:
             rows = [f"{name}: {row}" for row in part[column]]
             part = replace_column(part, column, rows, datasets.Value("string"))
@@ -118,7 +116,7 @@ def _unify_table(part: datasets.Dataset, name: str, classes: Sequence[str] | Non
     for column in files:  # paths of one data set beside embedded files of another
         if part.features[column] == datasets.Value("string"):
             values = [None if path is None else {"bytes": None, "path": path} for path in part[column]]
-            part = replace_column(part, column, values, _MEDIA)
+            part = replace_column(part, column, values, MEDIA)
     return part.select_columns(sorted(part.column_names))
 
 

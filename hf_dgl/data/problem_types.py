@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 from transformers.utils import logging
 
-from .label_values import integer_name, is_integer, is_number
+from .label_values import integer_name, is_integer, is_number, number_for_people
 
 logger = logging.get_logger(__name__)
 
@@ -30,20 +31,29 @@ def guess_problem_type(values: Sequence[Any], quietly: bool = False) -> str:
     if isinstance(values[0], list):
         flat = [entry for value in values for entry in value]
         is_measured = any(isinstance(entry, float) and entry not in (0, 1) for entry in flat)
+        if not quietly:
+            _warn_of_texts({entry for entry in flat if isinstance(entry, str)})
         return REGRESSION if is_measured and all(map(is_number, flat)) else MULTI_LABEL
     if isinstance(values[0], float) or any(isinstance(value, float) for value in values):
+        if not quietly and all(value == int(value) for value in map(float, values)):
+            _say_regression(values)
         return REGRESSION
     if all(map(is_number, values)) and not all(isinstance(value, int) or is_integer(value) for value in values):
         if any(isinstance(value, str) and not _looks_like_a_code(value) for value in values):
             if not quietly:
-                logger.warning(
-                    f"All labels are numbers, some with a fraction (e.g. {values[0]!r}): this is taken for a "
-                    "regression. If they name classes: `problem_type: single_label_classification`."
-                )
+                _say_regression(values)
             return REGRESSION
     if not quietly:
         _warn_of_numbers(values)
+        _warn_of_texts({value for value in values if isinstance(value, str)})
     return SINGLE_LABEL
+
+
+def _say_regression(values: Sequence[Any]) -> None:
+    logger.warning(
+        f"All labels are numbers, some with a fraction (e.g. {values[0]!r}): this is taken for a regression. If they "
+        "name classes: `problem_type: single_label_classification`."
+    )
 
 
 def _warn_of_numbers(values: Sequence[Any]) -> None:
@@ -60,6 +70,36 @@ def _warn_of_numbers(values: Sequence[Any]) -> None:
         )
 
 
+def _warn_of_texts(names: set[str]) -> None:
+    """Says that texts are taken for one class each which are numbers, or several labels, to people."""
+    numbers = [name for name in names if number_for_people(name)]
+    if numbers and 2 * sum(name in numbers or is_number(name) for name in names) > len(names):
+        logger.warning(
+            f"Labels like {min(numbers)!r} are taken for names of classes, of which there are {len(names):,}. If they "
+            "are numbers, write them as 1.5 or 51000: no decimal comma, no thousands apart, no unit."
+        )
+    if joined := _joined(names):
+        logger.warning(
+            f"Labels like {joined!r} are taken for one class each. If a row has several labels, they have to be a "
+            'list, which jsonl and parquet can hold: ["cat", "dog"].'
+        )
+
+
+def _joined(names: set[str]) -> str | None:
+    """A name that is several, to judge by the others: `cat|dog` beside `cat` and `dog`; or a list as a text."""
+    lists = [name for name in names if name[0] + name[-1] in ("[]", "()", "{}")]
+    if 2 * len(lists) > len(names):
+        return max(lists, key=len)
+    for mark in ",;|":
+        parts = {name: {part.strip() for part in name.split(mark)} for name in names}
+        joined = [name for name in names if len(parts[name]) > 1]
+        counts = Counter(part for found in parts.values() for part in found)
+        of_joined = {part for name in joined for part in parts[name]}
+        if joined and 2 * sum(counts[part] > 1 for part in of_joined) > len(of_joined):
+            return min(joined)
+    return None
+
+
 def _looks_like_a_code(text: str) -> bool:
     """`007` and `+1` are numbers to a calculator only: they name things."""
     return "." not in text and "e" not in text.lower()
@@ -73,9 +113,10 @@ def check_fits(problem_type: str, guessed: str, values: Sequence[Any], column: s
         REGRESSION: all(is_number(v) or isinstance(v, bool) for v in (values[0] if is_list else values[:1])),
     }
     if not fits[problem_type]:
+        hint = " Numbers are written as 1.5 or 51000." if problem_type == REGRESSION else ""
         raise ValueError(
             f"problem_type={problem_type!r} does not fit the label column {column!r}, which holds values like "
-            f"{values[0]!r}: that is {guessed!r}."
+            f"{values[0]!r}: that is {guessed!r}.{hint}"
         )
 
 
@@ -100,9 +141,9 @@ def names_of_classes(feature: Any, values: Sequence[Any]) -> tuple[str, ...]:
         return tuple(inner.names)
     if isinstance(values[0], list):
         flat = {entry for value in values for entry in value}
-        if all(isinstance(entry, str) for entry in flat):
-            return _in_order(flat)
         lengths = {len(value) for value in values}
+        if all(isinstance(entry, str) for entry in flat) and not (flat <= {"0", "1"} and lengths - {0, 1}):
+            return _in_order(flat)
         if len(lengths) > 1 or not flat <= {0, 1}:
             raise ValueError(
                 "Labels that are lists of numbers must be multi-hot: zeros and ones, as many in every row as there "

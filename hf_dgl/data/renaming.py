@@ -61,7 +61,7 @@ def rename_columns(
         users = [key for key, value in mapping.items() if value == column]
         if len(users) > 1:
             raise ValueError(f"column_mapping: the column {column!r} is used for {users}; each needs its own.")
-    keep = [*mapping.values(), *(column for column in columns if column == ROW_COLUMN)]
+    keep = [*mapping.values(), *(name for name in columns if name == ROW_COLUMN and name not in mapping.values())]
     if modalities is None:  # a column that bears one of our names, but is not the one meant, has to go
         keep += [column for column in columns if column not in keep and column not in mapping]
     dataset = dataset.select_columns(keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,20 @@ import datasets
 
 from hf_dgl.method.modalities import did_you_mean
 
-from .columns import LABEL_COLUMN, ROW_COLUMN, expect_dataset, holds_paths, replace_column, whole_path
+from .columns import LABEL_COLUMN, MEDIA, ROW_COLUMN, expect_dataset, holds_paths, replace_column, whole_path
 from .folders import Source, read_folder
 from .mixing import mix_splits
 from .renaming import rename_columns
 from .samples import load_sample
 from .splits import add_missing_splits, check_has_labels, limit_rows, pick_splits
 from .streaming import first_rows, prepare_streams
-from .tables import TABLE_SUFFIXES, read_table
+from .tables import TABLE_SUFFIXES, read_table, table_of
 
 SAMPLE_PREFIX = "sample:"
 
 
 def load_data(
-    dataset_name: str | datasets.Dataset | datasets.DatasetDict | Mapping[str, float],
+    dataset_name: str | os.PathLike[str] | datasets.Dataset | datasets.DatasetDict | Mapping[str, float],
     dataset_config_name: str | None = None,
     column_mapping: Mapping[str, Any] | None = None,
     modalities: Sequence[str] | None = None,
@@ -85,6 +86,9 @@ def load_data(
         ['image', 'text', 'label', 'row']
     """
 
+    if isinstance(dataset_name, os.PathLike):
+        dataset_name = os.fspath(dataset_name)
+
     def load(name: Any) -> dict[str, Any]:
         source = _read(name, dataset_config_name, seed, revision, token, streaming)
         what = name if isinstance(name, str) else type(name).__name__
@@ -93,7 +97,8 @@ def load_data(
         prepare: Callable[..., dict[str, Any]] = prepare_streams if streaming else _prepare_tables
         return prepare(rows, what, folders, column_mapping or {}, modalities, test_split is not None, seed)
 
-    if isinstance(dataset_name, Mapping) and not isinstance(dataset_name, datasets.DatasetDict):
+    is_one = isinstance(dataset_name, (datasets.DatasetDict, datasets.IterableDatasetDict))  # which are mappings, too
+    if isinstance(dataset_name, Mapping) and not is_one:
         splits = mix_splits({name: load(name) for name in dataset_name}, dataset_name, seed)
     else:
         splits = load(dataset_name)
@@ -135,10 +140,12 @@ def _read(
         return _without_folder({"train": name})
     if isinstance(name, (datasets.DatasetDict, datasets.IterableDatasetDict if streaming else datasets.DatasetDict)):
         return _without_folder(name)
+    if isinstance(name, (datasets.IterableDataset, datasets.IterableDatasetDict)):
+        raise ValueError(f"dataset_name: {type(name).__name__} is a stream: set streaming=True.")
     if not isinstance(name, str):
         raise ValueError(
             "dataset_name: expected a Hub id, a path, sample:NAME, a Dataset or a DatasetDict, got "
-            f"{type(name).__name__}."
+            f"{type(name).__name__}. Make one with Dataset.from_list(rows) or Dataset.from_pandas(table)."
         )
     if name.startswith(SAMPLE_PREFIX):
         return _without_folder(load_sample(name.removeprefix(SAMPLE_PREFIX), seed=seed))
@@ -163,7 +170,17 @@ def _read(
 
 
 def _without_folder(splits: Mapping[Any, Any]) -> dict[str, Source]:
-    return {str(split): Source(rows, None) for split, rows in splits.items()}
+    return {str(split): Source(_unformatted(rows, str(split)), None) for split, rows in splits.items()}
+
+
+def _unformatted(rows: Any, split: str) -> Any:
+    """Rows as Python values: what becomes of them is the collator's to say, not `with_format("torch")`'s."""
+    if isinstance(rows, datasets.Dataset) and rows.format["type"] == "custom":
+        raise ValueError(
+            f"Split {split!r} has a transform (`set_transform`), which would be lost where columns are chosen and "
+            "renamed. Apply it beforehand, data.map(function, batched=True); or take it off, data.with_format(None)."
+        )
+    return rows.with_format(None) if isinstance(rows, (datasets.Dataset, datasets.IterableDataset)) else rows
 
 
 def _read_folder(path: Path, config_name: str | None, streaming: bool) -> dict[str, Source]:
@@ -210,11 +227,27 @@ def _leave_encoded(dataset: datasets.Dataset, column: str, folder: Path | None) 
     """Switches off decoding by `datasets`, and makes relative paths absolute."""
     feature = dataset.features[column]
     if isinstance(feature, (datasets.Image, datasets.Audio)):
-        return dataset.cast_column(column, type(feature)(decode=False))
-    if folder is None or feature not in (datasets.Value("string"), datasets.Value("large_string")):
+        dataset = dataset.cast_column(column, type(feature)(decode=False))
+        embedded = dataset.select_columns(column).flatten().data.column(f"{column}.bytes")
+        if folder is None or embedded.null_count == 0:
+            return dataset
+        feature = MEDIA  # as which it is written: for `datasets.Audio` upstream would want torchcodec
+    if folder is None or not _may_name_files(feature):
         return dataset
     values = dataset[column][:]
     if not holds_paths(column, values, folder):
         return dataset
     absolute = [whole_path(value, folder) for value in values]
-    return replace_column(dataset, column, absolute, datasets.Value("string"))
+    if feature == datasets.Json():  # whose values `add_column` does not write
+        derived = table_of({column: value} for value in absolute)
+        return datasets.concatenate_datasets([dataset.remove_columns(column), derived], axis=1)
+    return replace_column(dataset, column, absolute, feature)
+
+
+def _may_name_files(feature: Any) -> bool:
+    """Texts, objects with a path, lists of these; and what is of several types."""
+    if isinstance(feature, datasets.List):
+        return _may_name_files(feature.feature)
+    if isinstance(feature, Mapping):
+        return "path" in feature
+    return feature in (datasets.Value("string"), datasets.Value("large_string"), datasets.Json())

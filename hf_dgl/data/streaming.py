@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from .broken import BROKEN_ROWS_FILE, BrokenRow, why_broken, why_unknown
-from .columns import LABEL_COLUMN, ROW_COLUMN, holds_paths, whole_path
+from .columns import LABEL_COLUMN, MEDIA, ROW_COLUMN, holds_paths, is_missing, whole_path
 from .labels import LabelSpec, first_label
 from .renaming import rename_columns
 from .splits import TEST_FRACTION, VALIDATION_FRACTION, check_has_labels
@@ -27,7 +27,7 @@ from .tables import table_of
 logger = logging.get_logger(__name__)
 
 _PLAIN = (str, int, float, bool, list, dict, type(None))
-_PEEK = 100  # rows that tell whether a column holds paths
+_PEEK, _MOST_PEEKED = 100, 1000  # rows that tell whether a column holds paths, and where they say nothing
 
 
 def prepare_streams(
@@ -164,13 +164,13 @@ def _named(
 ) -> datasets.IterableDataset:
     """Our column names, encoded media, and each row's place."""
     stream = part.to_iterable_dataset() if isinstance(part, datasets.Dataset) else part
+    for name, feature in (stream.features or {}).items():
+        if isinstance(feature, (datasets.Image, datasets.Audio)):
+            stream = stream.cast_column(name, MEDIA)  # `decode=False` would still want torchcodec
     _check_has_rows(stream, split, what)
     check_has_labels(stream, split, column_mapping.get(LABEL_COLUMN, LABEL_COLUMN), what)
     stream = rename_columns(stream, column_mapping, modalities, what)
     features = stream.features or {}
-    for name, feature in features.items():
-        if isinstance(feature, (datasets.Image, datasets.Audio)):
-            stream = stream.cast_column(name, type(feature)(decode=False))
     numbered = stream.num_shards == 1  # several shards are read in any order: their rows have no numbers
     label = features.get(LABEL_COLUMN)
     declared = None  # types that were guessed from the first rows would refuse `seven` after `7`: only classes stay
@@ -210,21 +210,27 @@ def _belongs(row: Mapping[str, Any], split: str, fractions: Mapping[str, float],
 def _with_whole_paths(stream: datasets.IterableDataset, folder: Path | None) -> datasets.IterableDataset:
     if folder is None:
         return stream
-    rows = list(islice(stream, _PEEK))
-    columns = [
-        name
-        for name in (rows[0] if rows else ())
-        if name not in (LABEL_COLUMN, ROW_COLUMN)
-        and (values := [row[name] for row in rows if isinstance(row.get(name), str)])
-        and holds_paths(name, values, folder)
-    ]
+    columns = [name for name, values in _first_values(stream).items() if holds_paths(name, values, folder)]
     if not columns:
         return stream
     return stream.map(partial(_join, columns=columns, folder=folder), features=stream.features)
 
 
+def _first_values(stream: datasets.IterableDataset) -> dict[str, list[Any]]:
+    """Values of each column in the first rows; in more of them where a column has none there."""
+    found: dict[str, list[Any]] = {}
+    for index, row in enumerate(islice(stream, _MOST_PEEKED)):
+        if index >= _PEEK and all(found.values()):
+            break
+        for name in row.keys() - {LABEL_COLUMN, ROW_COLUMN}:
+            values = found.setdefault(name, [])
+            if len(values) < _PEEK and not is_missing(row[name]):
+                values.append(row[name])
+    return found
+
+
 def _join(row: dict[str, Any], columns: Sequence[str], folder: Path) -> dict[str, Any]:
-    return {**row, **{name: whole_path(row[name], folder) for name in columns}}
+    return {**row, **{name: whole_path(row.get(name), folder) for name in columns}}
 
 
 def _is_usable(processor: Any, split: str, path: Path | None, row: Mapping[str, Any]) -> bool:

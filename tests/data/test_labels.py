@@ -1,3 +1,4 @@
+import re
 from decimal import Decimal
 from types import SimpleNamespace
 
@@ -7,7 +8,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_dgl.data import encode_labels, load_data, prepare_splits
 from hf_dgl.data.labels import LabelSpec, expect_dataset
+from hf_dgl.data.report import inspect_data
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 
@@ -251,3 +254,56 @@ def test_numbers_that_are_taken_for_classes_are_told(labels, is_said, monkeypatc
     spec = LabelSpec.from_dataset(Dataset.from_dict({"label": labels}))
     assert spec.problem_type == "single_label_classification"
     assert bool(said) == is_said and all("For a regression: `problem_type: regression`" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (["1,5", "2,5", "3,0"] * 5, "Labels like '1,5' are taken for names of classes, of which there are 3"),
+        (["51 000", "$1,200.50", "7"] * 5, "no thousands apart, no unit"),
+        ([["1,5", "2"], ["2,5", "3"]] * 5, "Labels like '1,5'"),  # label=[price, weight]
+        (["cat", "dog", "cat,dog"] * 5, "Labels like 'cat,dog' are taken for one class each"),
+        (["cat|dog", "dog|bird", "cat", "dog"] * 5, "Labels like 'cat|dog' are"),
+        (["['cat', 'dog']", "['dog']", "[]"] * 5, r"Labels like \"\['cat', 'dog'\]\" are .*, which jsonl and parquet"),
+        (["[0, 1]", "[1, 0]"] * 5, r"Labels like '\[0, 1\]'"),
+        ([1.0, 2.0, 3.0] * 5, "taken for a regression. If they name classes"),
+        (["Paris, France", "Lyon, France", "Bonn"] * 5, None),
+        (["2020-01-01", "12.05.2020", "1.2.3"] * 5, None),
+        (["3,5 mm", "4 mm", "a-b"] * 5, None),
+        ([1.5, 2.0] * 5, None),
+    ],
+)
+def test_what_labels_may_mean_is_told(labels, message, monkeypatch):
+    told = []
+    monkeypatch.setattr("hf_dgl.data.problem_types.logger.warning", told.append)
+    data = Dataset.from_dict({"label": labels})
+    spec = LabelSpec.from_dataset(data)
+    assert re.search(message, told[0]) if message else not told, told
+    told.clear()
+    LabelSpec.from_dataset(data, spec.problem_type)  # who says it needs not be told
+    assert not told
+
+
+@pytest.mark.parametrize("problem_type", [None, "regression", "single_label_classification"])
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_infinite_labels_are_broken_rows(bad, problem_type, streaming, processor):
+    """`--on_error skip` stopped at them, `hf-dgl data` said nothing but the first."""
+    rows = Dataset.from_dict({"text": list("abcd"), "label": [1.0, bad, 2.0, bad]})
+    source = DatasetDict(train=rows, validation=rows)
+    splits = load_data(source, modalities=["text"], test_split=None, streaming=streaming)
+    names = ["1", "2"] if problem_type == "single_label_classification" else None
+    if not streaming:
+        with pytest.raises(ValueError, match=r"Row train\[1\] .*its label: expected a .*number.*--on_error skip"):
+            LabelSpec.from_dataset(splits["train"], problem_type, class_names=names)
+        found = [str(row) for row in inspect_data(splits, processor, problem_type).broken]
+        assert [row.split(",")[0] for row in found[:2]] == ["train: row train[1]", "train: row train[3]"]
+    left = prepare_splits(splits, processor, on_error="skip")
+    spec = LabelSpec.from_dataset(left["train"], problem_type, class_names=names)
+    expected = [0, 1] if names else [1.0, 2.0]
+    assert [row["label"] for row in encode_labels(left, spec, "skip")["validation"]] == expected
+
+
+def test_ones_and_zeros_as_texts_are_no_names():
+    with pytest.raises(ValueError, match="must be multi-hot"):
+        LabelSpec.from_dataset(Dataset.from_dict({"label": [["0", "1"], ["1", "0"]]}))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import pytest
 
 import hf_dgl
@@ -28,6 +29,14 @@ def test_keywords_are_the_words_of_a_command_line() -> None:
     assert made.training.output_dir == "outputs/my" and made.training.num_train_epochs == 10
 
 
+def test_several_targets_are_a_list_of_columns() -> None:
+    made = recipe_of(None, "my.csv", {"label": ["price", "weight"], "encoders": ENCODERS})
+    words = ["--data", "my.csv", "--label", "[price, weight]", "--encoders"]
+    encoders = [f"{name}={json.dumps(value)}" for name, value in ENCODERS.items()]
+    assert made.values == load_recipe(None, [*words, *encoders]).values
+    assert made.data.column_mapping == {"label": ["price", "weight"]}
+
+
 def test_keywords_win_over_a_recipe() -> None:
     made = recipe_of("quickstart/image_text", None, {"encoders": {"text": "org/bert"}, "seed": 3, "text": "caption"})
     assert made.model.encoders["text"] == "org/bert" and made.model.encoders["image"]["model_type"] == "vit"
@@ -40,6 +49,9 @@ def test_keywords_win_over_a_recipe() -> None:
         ("my.csv", {"encoders": ENCODERS, "image": 3}, "image: expected the name of a column, got 3"),
         ("my.csv", {"encoders": ENCODERS, "learnin_rate": 1}, "did you mean 'learning_rate'"),
         ("my.csv", {"encoders": ENCODERS, "dataset_name": "x"}, "give one of them"),
+        ("my.csv", {"encoders": ENCODERS, "label": ["a", 3]}, r"label: expected the name of a column, got \['a', 3"),
+        (pandas.DataFrame({"text": ["a"]}), {}, r"got DataFrame. Make one with datasets.Dataset.from_pandas\(table\)"),
+        ({"train": [{"text": "a"}]}, {}, "got dict. Make one"),
         (None, {"encoders": ENCODERS}, "The recipe names no data"),
         ("my.csv", {}, "The recipe names no model"),
     ],
