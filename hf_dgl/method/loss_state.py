@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_DEEP = 8  # containers and objects in one another
+_DEEP = 20  # containers and objects in one another
 _FEW = 64  # entries of a container that are looked at, of its beginning and of its end
 _MANY = 20_000  # names in all
 _SMALL = 2**16  # numbers of a tensor that is kept whole; of a larger one the sum is
@@ -33,7 +33,8 @@ _LOOKED_INTO = (
 )
 _LIBRARIES = frozenset(
     "torch transformers accelerate datasets peft hf_dgl numpy pandas scipy sklearn PIL tokenizers logging wandb "
-    "tensorboard tqdm matplotlib optuna deepspeed builtins collections threading types".split()
+    "tensorboard tqdm matplotlib optuna deepspeed lightning pytorch_lightning builtins collections threading "
+    "types".split()
 )
 _OF_MODULES = frozenset(vars(nn.Module()))
 _SIZE = " (its size)"
@@ -113,12 +114,20 @@ def _leaf(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _Written(value, 0 if value.is_inference() else value._version, _values(value))
     if isinstance(value, np.ndarray):
-        return value.shape, repr(value.dtype), None if value.dtype.hasobject else zlib.crc32(value.tobytes())
+        return value.shape, repr(value.dtype), _checksum(value)
     if isinstance(value, torch.Generator):
         return zlib.crc32(value.get_state().numpy().tobytes())
     if isinstance(value, (np.random.Generator, np.random.RandomState)):
         return repr(value.bit_generator.state if isinstance(value, np.random.Generator) else value.get_state())
     return hash(value.getstate()) if isinstance(value, random.Random) else None
+
+
+def _checksum(array: np.ndarray) -> Any:
+    if array.dtype.hasobject:
+        return None
+    if array.size > _SMALL and isinstance(array, np.memmap):  # data on the disk are not read for this
+        return zlib.crc32(array.reshape(-1)[:: array.size // _SMALL].tobytes())
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.size else 0
 
 
 @torch.no_grad()

@@ -176,6 +176,10 @@ class LossesTrainer(BaselineTrainer):
             )
         return handle
 
+    def _is_overridden(self) -> bool:
+        """Whether `compute_loss` is the user's own, whatever stands in its place."""
+        return self._taken_over is not None and _is_overridden(self._taken_over.args[0])
+
     def _is_computed_outside(self, compute: Callable[..., Any]) -> bool:
         """Whether the loss may be read from anything that the model returns."""
         return self.compute_loss_func is not None or self.label_smoother is not None or _is_overridden(compute)
@@ -260,7 +264,7 @@ class LossesTrainer(BaselineTrainer):
         size = find_batch_size(inputs) or 1
         means, rows = {}, {}
         for name, term in terms.items():
-            means[name] = term.detach() * parts
+            means[name] = term.detach().mean() * parts  # a number, also where a loss is `[1]`
             rows[name] = rows_in(labels, size, present.get(name))
             if is_share and num_items is not None:  # the same part of all items in each micro-batch
                 over = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1

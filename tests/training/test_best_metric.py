@@ -65,6 +65,13 @@ def test_the_best_checkpoint_is_the_best(tmp_path, metric):
     assert trainer.evaluate()[key] == pytest.approx(values[best])
 
 
+def test_a_modalitys_loss_on_one_of_several_sets(tmp_path):
+    sets = {"set1": small_rows(6, REGRESSION, seed=1), "set2": small_rows(6, REGRESSION, seed=2)}
+    trainer = evaluated(tmp_path, eval_dataset=sets, metric_for_best_model="set2_loss_image", max_steps=2)
+    values = [log["eval_set2_loss_image"] for log in trainer.state.log_history if "eval_set2_loss_image" in log]
+    assert len(values) == 2 and trainer.state.best_metric == min(values)
+
+
 def test_what_the_user_says_counts_and_the_arguments_stay(tmp_path):
     trainer = build(tmp_path, metric_for_best_model="mae", greater_is_better=True)
     assert trainer.args.greater_is_better is True

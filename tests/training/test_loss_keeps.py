@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 import pytest
 import torch
@@ -129,6 +130,21 @@ def test_where_no_trial_can_be_it_is_to_be_said_how_the_loss_counts(compute, mes
     trainer.loss_is_scaled_for_ga = False
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_an_evaluation_tells_of_what_changes_in_each_run(guarded, tmp_path, caplog):
+    def counts_in_evaluation(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not guarded or self.current_pass == "multimodal":
+            self.evaluated = getattr(self, "evaluated", 0) + 1
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    trainer = make(tmp_path, counts_in_evaluation, method="joint", eval_dataset=small_rows(4))
+    with caplog.at_level(logging.WARNING, logger="hf_dgl"):
+        trainer.evaluate()
+    told = [record.message for record in caplog.records if "computes the loss changes evaluated." in record.message]
+    assert (trainer.evaluated, len(told)) == ((1, 0) if guarded else (3, 1))
 
 
 def test_a_batch_is_of_the_class_that_the_collator_gives(tmp_path):
