@@ -90,7 +90,7 @@ def _save_rows(splits: Any, processor: Any, num_rows: int, folder: str, is_quiet
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items()]
     print(f"{len(rows)} rows of the {split} split are in {folder}. Try a model on them:")
     print(f"  hf-dgl predict OUT {' '.join(words)}")
-    print(f"  hf-dgl predict OUT --input {Path(folder, ROWS)} --output answers.jsonl")
+    print(f"  hf-dgl predict OUT --input {shlex.quote(str(Path(folder, ROWS)))} --output answers.jsonl")
 
 
 def _as_trained(recipe: Any) -> tuple[Any, Any, str]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from hf_dgl.hub.tokens import redacted
 from hf_dgl.training.checkpoints import newest_complete
 
-_NOT_AGAIN = ("overwrite_output_dir", "resume_from_checkpoint")
+_SECRET = ("token", "hub_token")
+_NOT_AGAIN = ("overwrite_output_dir", "resume_from_checkpoint", *_SECRET)
 
 
 class StopAfterThisStep(TrainerCallback):
@@ -87,7 +89,8 @@ def how_to_go_on(words: Sequence[str], trainer: Any) -> str:
     step = int(newest.rpartition("-")[2])
     since = "" if step == trainer.state.global_step else f" (from step {step}, the last that was saved)"
     command = shlex.join(["hf-dgl", "train", *_without(words, _NOT_AGAIN), "--resume_from_checkpoint", "true"])
-    return f"{stopped}; go on with{since}: {command}"
+    has_token = "" if _without(words, _SECRET) == [*words] else " (and the token, which is not shown)"
+    return f"{stopped}; go on with{since}{has_token}: {redacted(command)}"
 
 
 def _without(words: Sequence[str], keys: Sequence[str]) -> list[str]:

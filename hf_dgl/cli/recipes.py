@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _copy(source: Path, file: str | None) -> None:
         raise ValueError(f"{target} is there already. Name another: `hf-dgl recipes copy NAME other.yaml`.")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    print(f"Copied to {target}. Edit it, then: hf-dgl train {target}")
+    print(f"Copied to {target}. Edit it, then: hf-dgl train {shlex.quote(str(target))}")
 
 
 def _first_sentence(file: Path) -> str:

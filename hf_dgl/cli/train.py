@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -53,9 +54,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from hf_dgl.recipe.finetune import finetune
     from hf_dgl.recipe.recipe import load_recipe, split_words
+    from hf_dgl.training.terminal import TrainingOutput, shows_logs
 
     from .interruption import StopAfterThisStep, how_to_go_on
-    from .training_output import TrainingOutput
 
     if not rest:
         raise ValueError(
@@ -64,25 +65,17 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             "image=google/vit-base-patch16-224 text=FacebookAI/roberta-base`)."
         )
     recipe = load_recipe(*split_words(rest))
-    shows_logs = recipe.training.log_level in ("debug", "info", "detail")
     has_bars = logging.is_progress_bar_enabled()
-    if not shows_logs:
+    if not shows_logs(recipe.training):
         logging.disable_progress_bar()  # those of loading and saving
-    output, stop = TrainingOutput(arguments.json, shows_logs), StopAfterThisStep()
-
-    def before_training(trainer: Any) -> None:
-        output.watch(trainer)
-        stop.watch(trainer)
-
+    stop = StopAfterThisStep()
     try:
         with stop.listening():
-            result = finetune(recipe, before_training=before_training)
+            result = finetune(recipe, before_training=stop.watch, output=TrainingOutput(arguments.json))
     except KeyboardInterrupt:
-        output.close()
         print(f"hf-dgl train: {how_to_go_on(rest, stop.trainer)}", file=sys.stderr)
         return 130
     finally:
-        output.close()
         if has_bars:
             logging.enable_progress_bar()
     if result.is_main_process:
@@ -96,8 +89,6 @@ def _print_result(result: Any, as_json: bool) -> None:
     from rich.table import Table
 
     from hf_dgl.reports.result_tables import finite
-
-    from .training_output import next_commands
 
     if as_json:
         end = {"event": "end", "output_dir": result.output_dir, "metrics": finite(result.metrics)}
@@ -116,5 +107,16 @@ def _print_result(result: Any, as_json: bool) -> None:
     if result.hub_address:
         console.print(f"Uploaded: {result.hub_address}")
     console.print("Next:")
-    for command in next_commands(result.output_dir, result.modalities):
+    for command in _next_commands(result.output_dir, result.modalities):
         console.print(f"  {command}")
+
+
+def _next_commands(output_dir: str, modalities: list[str]) -> list[str]:
+    """What can be typed after a training."""
+    folder = shlex.quote(output_dir)
+    asked = " ".join(f'--{name} "..."' if name == "text" else f"--{name} FILE" for name in modalities)
+    return [
+        f"hf-dgl predict {folder} {asked}   # leave out what is missing",
+        f"hf-dgl demo {folder}   # the same as a page in the browser",
+        f"hf-dgl evaluate {folder}   # every metric, as JSON",
+    ]

@@ -13,6 +13,7 @@ import glob
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -93,7 +94,8 @@ def explaining(repo_id: str, folder: str | os.PathLike[str] | None = None) -> It
         if folder is None:
             then = "Nothing was trained yet. Then start again, or leave `push_to_hub` out."
         else:
-            then = f"The model is complete in {folder}. To upload it, type: hf-dgl push {folder} {repo_id}"
+            command = shlex.join(["hf-dgl", "push", str(folder), str(repo_id)])
+            then = f"The model is complete in {folder}. To upload it, type: {command}"
         raise OSError(f"{reason} {then}") from error
 
 

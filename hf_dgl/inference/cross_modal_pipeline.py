@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
@@ -32,7 +32,7 @@ from hf_dgl.method.outputs import entry, map_tensors
 from hf_dgl.models import CrossModalConfig, CrossModalForSequenceClassification, CrossModalProcessor
 from hf_dgl.models.finding import check_source
 from hf_dgl.models.native import FeatureArray, load_trained
-from hf_dgl.models.parts import named
+from hf_dgl.models.whole import told_if_damaged
 
 from .devices import check_device
 from .fetching import located
@@ -107,26 +107,22 @@ class CrossModalPipeline(Pipeline):
             ValueError: if it is a model of another kind, or the device or dtype is not there.
         """
         check_source(model_id)
-        with named("model", model_id):
+        with told_if_damaged(model_id):
             config, _ = PreTrainedConfig.get_config_dict(model_id, **kwargs)
         if device is not None:
             check_device(device)
         if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"Got dtype {dtype!r}, expected float32, bfloat16 or float16.")
         kind = next((kind for kind in cls.__subclasses__() if kind._is_for(config)), cls)
-        model, processor = kind._load(model_id, **kwargs)
+        model, processor = load_trained(model_id, **kwargs)
         if dtype is not None:
             model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-        return kind(model, processor, device=device, batch_size=batch_size, num_workers=num_workers)
+        return kind(model, cast(Any, processor), device=device, batch_size=batch_size, num_workers=num_workers)
 
     @classmethod
     def _is_for(cls, config: dict[str, Any]) -> bool:
         """Whether this kind of pipeline is the one for a model with this config (of adapters: empty)."""
         return not config or config.get("model_type") == CrossModalConfig.model_type
-
-    @classmethod
-    def _load(cls, model_id: str, **kwargs: Any) -> tuple[Any, Any]:
-        return load_trained(model_id, **kwargs)
 
     @property
     def modalities(self) -> list[str]:
@@ -330,11 +326,13 @@ class CrossModalPipeline(Pipeline):
             return {"fused": None, "alone": {}, **rest}
         fused, alone = self._opinions(inputs, unimodal)
         counts = input_tensors["num_windows"]
-        return {
-            "fused": _averaged(fused, counts),
-            "alone": {n: _averaged(part, counts) for n, part in alone.items()},
-            **rest,
-        }
+        fused = _averaged(fused, counts)
+        if not fused.isfinite().all():
+            raise ValueError(
+                f"The model's scores are NaN or infinite. Its weights are damaged, or {self.dtype} is too narrow for "
+                "them: load it again, with another `dtype`; else train it again."
+            )
+        return {"fused": fused, "alone": {n: _averaged(part, counts) for n, part in alone.items()}, **rest}
 
     def _opinions(self, inputs: Any, unimodal: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits from all modalities, and (if wanted) from each alone; each encoder runs once."""

@@ -12,7 +12,7 @@ from transformers import Pipeline
 
 from hf_dgl.architectures import modalities_of
 from hf_dgl.data import ROW_COLUMN, NativeCollator
-from hf_dgl.models.native import TEXT, NativeProcessor, load_native
+from hf_dgl.models.native import TEXT, NativeProcessor
 
 from .cross_modal_pipeline import TASK, CrossModalPipeline
 
@@ -49,11 +49,6 @@ class NativePipeline(CrossModalPipeline):
     @classmethod
     def _is_for(cls, config: dict[str, Any]) -> bool:
         return not CrossModalPipeline._is_for(config)
-
-    @classmethod
-    def _load(cls, model_id: str, **kwargs: Any) -> tuple[Any, Any]:
-        processor = NativeProcessor.from_pretrained(model_id, **kwargs)
-        return load_native(model_id, processor.model_class, None, **kwargs), processor
 
     def _batch(self, rows: list[dict[str, Any]]) -> Any:
         return NativeCollator(self.processor)(rows)

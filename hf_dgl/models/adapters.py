@@ -39,6 +39,7 @@ from .configuration_cross_modal import CrossModalConfig
 from .encoder_specs import resolve_encoder
 from .extras import require
 from .modeling_cross_modal import CrossModalForSequenceClassification
+from .whole import load_whole
 
 logger = logging.get_logger(__name__)
 
@@ -224,7 +225,7 @@ def load_model(model_id: str | os.PathLike[str], **kwargs: Any) -> Any:
         it is) inside, in eval mode.
 
     Raises:
-        ValueError: if it is an adapter and PEFT, or `base.json`, is missing.
+        ValueError: if it is an adapter and PEFT, or `base.json`, is missing; or if weights are missing.
 
     Example:
 
@@ -232,7 +233,7 @@ def load_model(model_id: str | os.PathLike[str], **kwargs: Any) -> Any:
     """
     model_id = os.fspath(model_id)
     if not is_adapter(model_id, **kwargs):
-        return CrossModalForSequenceClassification.from_pretrained(model_id, **kwargs)
+        return load_whole(CrossModalForSequenceClassification, model_id, is_ours=True, **kwargs)
     peft = _peft()
     hub = {name: value for name, value in kwargs.items() if name != "trust_remote_code"}
     file = cached_file(model_id, _BASE, _raise_exceptions_for_missing_entries=False, **hub)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def check_source(source: str | os.PathLike[str]) -> None:
     if is_path or (len(path.parts) > 1 and Path(path.parts[0]).is_dir()):
         there = _models_in(path.parent) or _models_in(path.parent.parent)
         raise ValueError(f"There is no folder {name!r} (seen from {Path.cwd()}){did_you_mean(name, there)}")
+
+
+def nearest_model(name: str) -> str:
+    """What was meant by a name that the Hub does not know: a folder with a model, here or one step below; maybe `""`.
+
+    Example:
+
+        >>> nearest_model("image_txt")
+        ": did you mean 'outputs/image_text'?"
+    """
+    here = [*_models_in(Path()), *(found for folder in Path().glob("*/") for found in _models_in(folder))]
+    names = {part: path for path in here for part in (path, Path(path).name)}
+    near = [] if Path(name).is_dir() else difflib.get_close_matches(name, names, 1)
+    return f": did you mean {names[near[0]]!r}?" if near else ""
 
 
 def _models_in(folder: Path) -> list[str]:

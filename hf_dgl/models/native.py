@@ -38,6 +38,7 @@ from .configuration_cross_modal import CrossModalConfig
 from .finding import check_source
 from .parts import remember_shortest_audio
 from .processing_cross_modal import POSITIONS_AFTER_PADDING, CrossModalProcessor
+from .whole import load_whole, told_if_damaged
 
 CLASSES, TWO_CLASSES, ANSWERS, ANSWER_SETS, TEXT = "classes", "two_classes", "answers", "answer_sets", "text"
 
@@ -295,11 +296,19 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
         source: Hub id or folder.
         **hub: `token`, `revision`, `trust_remote_code`.
 
+    Raises:
+        ValueError: if files are damaged, or lack weights of the model.
+
     Example:
 
         >>> model, processor = load_trained("outputs/flava_hateful_memes")
     """
     check_source(source)
+    with told_if_damaged(source):
+        return _load_trained(source, **hub)
+
+
+def _load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | NativeProcessor]:
     model = load_model(source, **hub) if is_adapter(source, **hub) else None
     own = model.config.model_type == CrossModalConfig.model_type if model is not None else not is_native(source, **hub)
     if own:
@@ -309,7 +318,9 @@ def load_trained(source: str, **hub: Any) -> tuple[Any, CrossModalProcessor | Na
             remember_shortest_audio(processor.processors[name], config)
         return model, processor
     native = NativeProcessor.from_pretrained(source, **hub)
-    return (load_native(source, native.model_class, None, **hub) if model is None else model), native
+    if model is None:
+        model = load_whole(native.model_class, source, is_ours=False, dtype=torch.float32, **hub)
+    return model, native
 
 
 def _head_settings(model_class: type, labels: LabelSpec) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import inspect
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
@@ -108,9 +110,23 @@ def _audio_kwargs(processor: Any) -> dict[str, Any]:
     return kwargs
 
 
+_DAMAGE = (
+    SafetensorError,
+    UnpicklingError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    EOFError,
+    UserWarning,
+)
+"""What Transformers, torch and PEFT raise, beside ValueError and OSError, at files that were cut short or edited."""
+
+
 @contextmanager
 def named(what: str, source: str | os.PathLike[str]) -> Iterator[None]:
-    """Says whose files could not be loaded, which upstream's errors leave out when the Hub cannot be reached.
+    """Says whose files could not be loaded, which upstream's errors leave out: the Hub cannot be reached, or the files
+    are damaged.
 
     Args:
         what: For the message: `encoders: 'image'`.
@@ -118,6 +134,7 @@ def named(what: str, source: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         OSError: in place of upstream's, with its first line.
+        ValueError: in place of what damaged files lead to.
 
     Example:
 
@@ -127,11 +144,17 @@ def named(what: str, source: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if what in str(error):
+        if f"{what}: " in str(error):
             raise
         reason = str(error).strip().split("\n")[0]
         raise OSError(
             f"{what}: cannot load {os.fspath(source)!r}, which is no folder here, from the Hub or its cache: {reason}"
             if not os.path.isdir(source)
             else f"{what}: cannot load {os.fspath(source)!r}: {reason}"
+        ) from error
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{what}: cannot load {os.fspath(source)!r} ({reason}). Its files are damaged or do not "
+            "belong together: copy or download all of them again."
         ) from error

@@ -196,15 +196,17 @@ class CrossModalProcessor(ProcessorMixin):
             )
         kwargs.pop("_from_auto", None)
         folder = kwargs.pop("subfolder", "")
-        with _quiet():
-            return cls(
-                {
-                    name: AUTO_CLASSES[config["kinds"][name]].from_pretrained(
-                        pretrained_model_name_or_path, subfolder=os.path.join(folder, name), **kwargs
+        parts = {}
+        for name in config["modalities"]:
+            place = os.path.join(folder, name)
+            with named(f"processor of {name!r}", os.path.join(pretrained_model_name_or_path, place)), _quiet():
+                try:
+                    parts[name] = AUTO_CLASSES[config["kinds"][name]].from_pretrained(
+                        pretrained_model_name_or_path, subfolder=place, **kwargs
                     )
-                    for name in config["modalities"]
-                }
-            )
+                except ValueError as error:  # a tokenizer without its file
+                    raise OSError(" ".join(str(error).split())) from error
+        return cls(parts)
 
 
 # ---------------------------------------------------------------------------------------------------- making the parts

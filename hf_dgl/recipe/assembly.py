@@ -25,6 +25,8 @@ from hf_dgl.models import CrossModalForSequenceClassification, CrossModalProcess
 from hf_dgl.models.adapters import add_adapters, add_native_adapters, quantized
 from hf_dgl.models.encoder_specs import processor_source, resolve_encoder
 from hf_dgl.models.native import TEXT, NativeProcessor, class_of, is_native, load_native, load_trained
+from hf_dgl.models.parts import named
+from hf_dgl.models.whole import load_whole
 
 from .arguments import IN_MEMORY
 from .recipe import Recipe
@@ -239,12 +241,13 @@ def build_model(recipe: Recipe, encoders: Mapping[str, Any], labels: LabelSpec |
     assert labels is not None
     head = labels.to_config()
     if not encoders:  # a new head, where the labels are not as many as those of the saved one
-        saved = AutoConfig.from_pretrained(str(recipe.model.model_name_or_path), **_hub_kwargs(recipe))
+        source = str(recipe.model.model_name_or_path)
+        saved = AutoConfig.from_pretrained(source, **_hub_kwargs(recipe))
         if (saved.problem_type, saved.num_labels) == (labels.problem_type, labels.num_labels):
             head = {key: value for key, value in head.items() if key not in ("label_mean", "label_std")}
-        model = CrossModalForSequenceClassification.from_pretrained(
-            recipe.model.model_name_or_path, ignore_mismatched_sizes=True, **head, **_hub_kwargs(recipe)
-        )
+        settings: dict[str, Any] = {**head, **_hub_kwargs(recipe)}
+        with named("model_name_or_path", source):
+            model = load_whole(CrossModalForSequenceClassification, source, True, new=("classifier.",), **settings)
     else:
         if recipe.model.bits:
             encoders = quantized(encoders, recipe.model.bits)
@@ -291,7 +294,8 @@ def _with_adapters(model: CrossModalForSequenceClassification, recipe: Recipe, e
 def _native_model(recipe: Recipe, labels: LabelSpec | None) -> Any:
     source, hub = str(recipe.model.model_name_or_path), _hub_kwargs(recipe)
     kind = class_of(AutoConfig.from_pretrained(source, **hub), recipe.model.model_class)
-    model = load_native(source, kind, labels, **hub)
+    with named("model_name_or_path", source):
+        model = load_native(source, kind, labels, **hub)
     if recipe.model.peft is None:
         return model
     wanted: Any = recipe.model.peft

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,13 @@ from hf_dgl.training.answer_metrics import score_answers
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.checkpoints import newest_complete
 from hf_dgl.training.disk import explaining_a_full_disk
+from hf_dgl.training.terminal import TrainingOutput
 from hf_dgl.training.trainer import DGLTrainer
 
 from .assembly import Parts, assemble, parts_to_score, writes_text
 from .environment import environment, peak_memory_mib
 from .keywords import recipe_of
-from .output_folder import check_loggers, check_output_folder, remove_old_checkpoints
+from .output_folder import alone_in_its_folder, check_loggers, check_output_folder, remove_old_checkpoints
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -95,6 +96,7 @@ def finetune(
     recipe: Recipe | str | os.PathLike[str] | None = None,
     data: Any = None,
     before_training: Callable[[DGLTrainer], None] | None = None,
+    output: TrainingOutput | None = None,
     **keys: Any,
 ) -> FinetuneResult:
     """Fine-tunes as a recipe says and saves everything into its `output_dir`: all of `hf-dgl train`, in Python.
@@ -111,12 +113,13 @@ def finetune(
         data: A csv, json or parquet file, a folder, a Hub id; a `datasets.Dataset` or `DatasetDict`. Default: what the
             recipe names.
         before_training: Is handed the Trainer, e.g. to add callbacks.
+        output: What is shown meanwhile. Default: what `hf-dgl train` shows.
         **keys: Keys of a recipe, which win over the file: `encoders`, `learning_rate`, `method`, ...; and the columns
             of modalities and label where they bear other names: `image="photo"`, `label="kind"`.
 
     Raises:
-        ValueError: on data, labels or encoders that do not fit, or if the output folder holds a model already (says
-            what to type instead).
+        ValueError: on data, labels or encoders that do not fit, or if the output folder holds a model already, or
+            another run is writing into it (says what to type instead).
         FloatingPointError: when the loss becomes NaN or infinite; nothing is overwritten then.
         OSError: the output folder cannot be written, or the disk is full; complete checkpoints stay as they are.
 
@@ -150,25 +153,28 @@ def finetune(
     made_by = environment()  # as of now: the source may be changed while this trains
     if training.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(training.device)
-    with _token_kept_out_of_files(training):
+    output = output or TrainingOutput()
+    with _token_kept_out_of_files(training), closing(output):
         parts = assemble(recipe)
         splits = parts.splits
         trainer = build_trainer(training, parts.model, parts.processor, splits, parts.collator)
         trainer.recipe = recipe.to_yaml()
         checkpoint = _checkpoint(training)
         trainer.args.eval_on_start = checkpoint is None and "validation" in splits
+        output.watch(trainer, splits.get("test"))
         if before_training is not None:
             before_training(trainer)
-        remove_old_checkpoints(training)
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
-        made_by["peak_memory_mib"] = peak_memory_mib(training.device)
-        with explaining_a_full_disk(str(training.output_dir)):
-            with _kept_if_an_error_follows(trainer):
-                metrics = _score(trainer, splits.get("test"))
-                _warn_of_no_use(metrics, splits, parts.processor, parts.model.config.problem_type)
-                metrics["train"] = outcome.metrics
-                _describe(trainer, recipe, metrics, made_by)
-            trainer.save_model()  # last: with `push_to_hub` it uploads the folder
+        with alone_in_its_folder(training):
+            remove_old_checkpoints(training)
+            outcome = trainer.train(resume_from_checkpoint=checkpoint)
+            made_by["peak_memory_mib"] = peak_memory_mib(training.device)
+            with explaining_a_full_disk(str(training.output_dir)):
+                with _kept_if_an_error_follows(trainer):
+                    metrics = _score(trainer, splits.get("test"))
+                    _warn_of_no_use(metrics, splits, parts.processor, parts.model.config.problem_type)
+                    metrics["train"] = outcome.metrics
+                    _describe(trainer, recipe, metrics, made_by)
+                trainer.save_model()  # last: with `push_to_hub` it uploads the folder
     model = trainer.accelerator.unwrap_model(trainer.model)
     return FinetuneResult(model, parts.processor, trainer, metrics, str(training.output_dir))
 

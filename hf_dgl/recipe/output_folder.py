@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_dgl.training.arguments import DGLTrainingArguments
+from hf_dgl.training.checkpoints import newest_complete
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 _PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet_ml"}
 _ALWAYS_THERE = ("flyte",)  # upstream does not say whether it is installed
+_RUNNING = "_running"
 _FINISHED = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors", "metrics.json")
 
 
@@ -26,7 +38,8 @@ def check_output_folder(training: DGLTrainingArguments) -> None:
 
     Raises:
         OSError: the folder cannot be made or written.
-        ValueError: it holds a model, or checkpoints of a run that could go on.
+        ValueError: it holds a model of another run than the one that is resumed, or checkpoints of a run that could go
+            on.
 
     Example:
 
@@ -34,19 +47,68 @@ def check_output_folder(training: DGLTrainingArguments) -> None:
     """
     folder = Path(str(training.output_dir))
     check_writable(folder)
-    if training.overwrite_output_dir or resumes(training):
+    if training.overwrite_output_dir or _goes_on_in(folder, training):
         return
+    elsewhere = shlex.quote(str(_free(folder)))
     if any(True for pattern in _FINISHED for _ in folder.glob(pattern)):
         raise ValueError(
-            f"{folder} already holds a model. Keep it, and write elsewhere: `--output_dir {_free(folder)}`; or "
+            f"{folder} already holds a model. Keep it, and write elsewhere: `--output_dir {elsewhere}`; or "
             "replace it: `--overwrite_output_dir`."
         )
-    if checkpoints := _checkpoints(folder):
+    if not resumes(training) and (checkpoints := _checkpoints(folder)):
         raise ValueError(
             f"{folder} holds {checkpoints[-1].name} of a run that did not end. Go on with it: "
-            f"`--resume_from_checkpoint true`; or write elsewhere: `--output_dir {_free(folder)}`; or begin anew "
+            f"`--resume_from_checkpoint true`; or write elsewhere: `--output_dir {elsewhere}`; or begin anew "
             "without it: `--overwrite_output_dir`."
         )
+
+
+def _goes_on_in(folder: Path, training: DGLTrainingArguments) -> bool:
+    """Whether the run goes on from a checkpoint in its own folder: what else is there is its own, too."""
+    wanted = str(training.resume_from_checkpoint)
+    if wanted.lower() == "true":  # without a complete one it begins anew
+        return newest_complete(folder) is not None
+    return resumes(training) and Path(wanted).resolve().parent == folder.resolve()
+
+
+@contextmanager
+def alone_in_its_folder(training: DGLTrainingArguments) -> Iterator[None]:
+    """Inside, no other run on this machine trains into the same folder: they would mix their models.
+
+    The lock ends with the process, however it ends.
+
+    Raises:
+        ValueError: another run is there.
+
+    Example:
+
+        >>> with alone_in_its_folder(recipe.training):
+        ...     trainer.train()
+    """
+    folder = Path(str(training.output_dir))
+    lock = None
+    if fcntl is not None and training.process_index == 0:
+        with suppress(OSError):  # what cannot be written is told by who has to write it
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = open(folder / _RUNNING, "w")  # noqa: SIM115
+    if lock is None:
+        yield
+        return
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`, which workers that outlive it would hold
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another run is writing into {folder} just now. Wait for its end, or write elsewhere: "
+                f"`--output_dir {shlex.quote(str(_free(folder)))}`."
+            ) from error
+        except OSError:  # a network drive without locks
+            pass
+        try:
+            check_output_folder(training)  # one may have ended there since this run began to read its data
+            yield
+        finally:
+            (folder / _RUNNING).unlink(missing_ok=True)
 
 
 def remove_old_checkpoints(training: DGLTrainingArguments) -> None:

@@ -7,10 +7,14 @@ import os
 import shlex
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
+from transformers import TrainerState
 
 from hf_dgl.cli import main
 from hf_dgl.cli.interruption import how_to_go_on
@@ -22,17 +26,19 @@ EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps
 
 
 def write(folder: Path, **values: Any) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**tiny_recipe(folder / "out"), **EVERY_STEP, **values}))
     return str(path)
 
 
 def test_header_rows_and_what_next(tmp_path: Path, capsys: Any) -> None:
-    assert main(["train", write(tmp_path)]) == 0
+    folder = tmp_path / "my runs"
+    assert main(["train", write(folder)]) == 0
     text = capsys.readouterr().out
-    out, lines = str(tmp_path / "out"), text.splitlines()
+    out, lines = str(folder / "out"), text.splitlines()
     facts = {line.split("  ")[0]: line for line in lines if "  " in line}
-    assert "sample:image_text: 40 rows to train on, 20 to validate" in facts["data"]
+    assert "sample:image_text: 40 rows to train on, 20 to validate, 20 to test" in facts["data"]
     assert "10 classes (zero, one, two, " in facts["label"]
     assert "image vit " in facts["model"] and "fusion cross_attention" in facts["model"]
     assert facts["method"].endswith("dgl, alpha 1") and out in facts["output"]
@@ -48,7 +54,7 @@ def test_header_rows_and_what_next(tmp_path: Path, capsys: Any) -> None:
         assert all(row[end - 1] != " " and (len(row) == end or row[end] == " ") for end in ends)
     assert rows[0].endswith("best accuracy so far")
     assert "{'" not in text and "eval_runtime" not in text
-    assert f"The model is in {out}" in text and f"hf-dgl predict {out} --image FILE --text" in text
+    assert f"The model is in {out}" in text and f"hf-dgl predict '{out}' --image FILE --text" in text
 
 
 @pytest.mark.slow
@@ -131,6 +137,20 @@ def test_ctrl_c_of_other_commands(monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr("hf_dgl.recipe.environment.version_of", stop)
     assert main(["env"]) == 130
     assert capsys.readouterr().err == "hf-dgl env: stopped.\n"
+
+
+def test_tokens_are_not_in_what_to_type(tmp_path: Path) -> None:
+    trainer = SimpleNamespace(args=SimpleNamespace(output_dir=str(tmp_path)), state=SimpleNamespace(global_step=2))
+    (tmp_path / "checkpoint-2").mkdir()
+    save_file({"x": torch.ones(1)}, tmp_path / "checkpoint-2" / "model.safetensors")
+    state = TrainerState(epoch=1.0, global_step=2, max_steps=4)
+    state.save_to_json(str(tmp_path / "checkpoint-2" / "trainer_state.json"))
+    words = ["my recipe.yaml", "--hub_token", "secret", "--token=secret", "--seed", "1"]
+    told = how_to_go_on(words, trainer)
+    assert told == (
+        "stopped at step 2; go on with (and the token, which is not shown): "
+        "hf-dgl train 'my recipe.yaml' --seed 1 --resume_from_checkpoint true"
+    )
 
 
 def test_before_there_is_a_trainer() -> None:

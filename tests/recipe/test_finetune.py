@@ -33,6 +33,14 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
     return finetune(make_recipe({**values, "save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1}))
 
 
+def test_python_shows_what_the_command_shows(tmp_path: Path, capsys: Any) -> None:
+    finetune(make_recipe({**tiny_recipe(tmp_path / "out", max_steps=1), "eval_strategy": "steps", "eval_steps": 1}))
+    text = capsys.readouterr().out
+    assert "40 rows to train on, 20 to validate, 20 to test" in text and "accuracy fused" in text
+    assert "{'" not in text
+    assert not (tmp_path / "out" / "_running").exists()
+
+
 def batch_of(result: FinetuneResult, processor: Any) -> dict[str, Any]:
     recipe = make_recipe(tiny_recipe(result.output_dir))
     return CrossModalCollator(processor)(list(load_splits(recipe, ["image", "text"])["test"]))

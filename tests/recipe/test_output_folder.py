@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerState
 
-from hf_dgl.recipe.output_folder import check_loggers, check_output_folder, check_writable, remove_old_checkpoints
+from hf_dgl.recipe.output_folder import (
+    alone_in_its_folder,
+    check_loggers,
+    check_output_folder,
+    check_writable,
+    remove_old_checkpoints,
+)
 from hf_dgl.training.arguments import DGLTrainingArguments
 
 MODEL, CHECKPOINT = "already holds a model", "of a run that did not end"
@@ -25,8 +36,11 @@ MODEL, CHECKPOINT = "already holds a model", "of a run that did not end"
         (["checkpoint-2/x", "checkpoint-10/x"], {}, f"holds checkpoint-10 {CHECKPOINT}"),
         (["checkpoint-best/x"], {}, None),
         (["model.safetensors", "checkpoint-2/x"], {"overwrite_output_dir": True}, None),
-        (["model.safetensors", "checkpoint-2/x"], {"resume_from_checkpoint": "true"}, None),
         (["model.safetensors"], {"resume_from_checkpoint": "false"}, MODEL),
+        (["model.safetensors"], {"resume_from_checkpoint": "true"}, MODEL),  # it would begin anew
+        (["model.safetensors", "checkpoint-2/x"], {"resume_from_checkpoint": "true"}, MODEL),  # not complete
+        (["model.safetensors"], {"resume_from_checkpoint": "other/checkpoint-2"}, MODEL),
+        (["checkpoint-2/x"], {"resume_from_checkpoint": "true"}, None),
     ],
     ids=str,
 )
@@ -44,6 +58,40 @@ def test_what_stops_a_run(tmp_path: Path, files: list[str], settings: dict, mess
     with pytest.raises(ValueError, match=message) as error:
         check_output_folder(training)
     assert f"`--output_dir {out}-3`" in str(error.value) and "`--overwrite_output_dir`" in str(error.value)
+
+
+def test_a_run_goes_on_beside_its_own_model(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    for path in (tmp_path / "model.safetensors", checkpoint / "model.safetensors"):
+        save_file({"x": torch.ones(1)}, path)
+    TrainerState(epoch=1.0, global_step=2, max_steps=4).save_to_json(str(checkpoint / "trainer_state.json"))
+    for wanted in ("true", str(checkpoint), f"{checkpoint}/"):
+        check_output_folder(DGLTrainingArguments(str(tmp_path), use_cpu=True, resume_from_checkpoint=wanted))
+
+
+_HOLDING = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "my out"
+    training = DGLTrainingArguments(str(out), use_cpu=True)
+    with alone_in_its_folder(training):
+        pass
+    assert list(out.iterdir()) == []
+    command = [sys.executable, "-c", _HOLDING, str(out / "_running")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="Another run is writing into .*`--output_dir '.*/my out-2'`"):
+            with alone_in_its_folder(training):
+                pass
+        other.kill()
+    with alone_in_its_folder(training):  # what a killed run leaves keeps nobody out
+        pass
+    (out / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=MODEL), alone_in_its_folder(training):
+        pass
 
 
 def test_all_processes_look_at_once(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""What a training shows in the terminal: a header, a row per evaluation, the bar, what to type next."""
+"""What a training shows in the terminal or notebook: a header, a row per evaluation, the bar."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import transformers.trainer
 import yaml
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
@@ -26,25 +27,30 @@ class TrainingOutput(ProgressCallback):
 
     Args:
         as_json: JSON lines in place of header and rows: `{"event": "begin"}`, `"log"`, `"evaluation"`, `"end"`.
-        shows_logs: The dictionaries, too.
+
+    With `log_level: info` (or `debug`) the dictionaries are shown, too.
 
     Example:
 
-        >>> finetune(recipe, before_training=TrainingOutput().watch)
+        >>> output = TrainingOutput()
+        >>> output.watch(trainer)
+        >>> trainer.train()
+        >>> output.close()
     """
 
-    def __init__(self, as_json: bool = False, shows_logs: bool = False) -> None:
+    def __init__(self, as_json: bool = False) -> None:
         super().__init__()
-        self._as_json, self._shows_logs = as_json, shows_logs
+        self._as_json, self._shows_logs = as_json, False
         self._rows: _Rows | None = None
         self._facts: dict[str, str] = {}
 
-    def watch(self, trainer: Any) -> None:
-        """Takes the place of upstream's callbacks."""
-        for other in (ProgressCallback, PrinterCallback):
+    def watch(self, trainer: Any, test_dataset: Any = None) -> None:
+        """Takes the place of upstream's callbacks, of which a notebook has one of its own."""
+        for other in {ProgressCallback, PrinterCallback, transformers.trainer.DEFAULT_PROGRESS_CALLBACK}:
             trainer.remove_callback(other)
         trainer.add_callback(self)
-        self._facts = header(trainer)
+        self._shows_logs = shows_logs(trainer.args)
+        self._facts = header(trainer, test_dataset)
         self._rows = _Rows(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -104,11 +110,17 @@ class TrainingOutput(ProgressCallback):
         sys.stdout.flush()
 
 
-def header(trainer: Any) -> dict[str, str]:
+def shows_logs(args: Any) -> bool:
+    """Whether whoever wrote the recipe asked for every log."""
+    return args.log_level in ("debug", "info", "detail")
+
+
+def header(trainer: Any, test_dataset: Any = None) -> dict[str, str]:
     """What is about to be trained, a line per fact: data, label, model, method, output folder.
 
     Args:
         trainer: A `DGLTrainer` before its training.
+        test_dataset: What is scored at the end.
 
     Example:
 
@@ -124,7 +136,7 @@ def header(trainer: Any) -> dict[str, str]:
     data = (yaml.safe_load(trainer.recipe) or {}).get("dataset_name", "") if trainer.recipe else ""
     facts = {
         "data": f"{_named(data)}{_rows_of(trainer.train_dataset)} rows to train on, "
-        f"{_rows_of(trainer.eval_dataset)} to validate",
+        f"{_rows_of(trainer.eval_dataset)} to validate, {_rows_of(test_dataset)} to test",
         "label": _label(config),
         "model": model,
         "method": _method(args, trainer.disentangled),
@@ -217,13 +229,3 @@ class _Rows:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
-def next_commands(output_dir: str, modalities: Sequence[str]) -> list[str]:
-    """What can be typed after a training."""
-    asked = " ".join(f'--{name} "..."' if name == "text" else f"--{name} FILE" for name in modalities)
-    return [
-        f"hf-dgl predict {output_dir} {asked}   # leave out what is missing",
-        f"hf-dgl demo {output_dir}   # the same as a page in the browser",
-        f"hf-dgl evaluate {output_dir}   # every metric, as JSON",
-    ]
