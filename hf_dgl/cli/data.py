@@ -200,9 +200,10 @@ def _lines(splits: list[Any]) -> list[tuple[str, list[str]]]:
         if any(name in split.images for split in splits):
             sizes = [_size(split.images.get(name)) for split in splits]
             lines.append((f"{name}: pixels", sizes))
-            if any(split.transparent.get(name) for split in splits):
-                there = [f"{split.transparent.get(name, 0):,}" for split in splits]
-                lines.append(("  transparent", there))
+            for title, field in (("transparent", "transparent"), ("several frames: the first", "several_frames")):
+                counts = [getattr(split, field).get(name, 0) for split in splits]
+                if any(counts):
+                    lines.append((f"  {title}", [f"{count:,}" for count in counts]))
     return lines
 
 

@@ -23,13 +23,17 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from hf_dgl.data import ROW_COLUMN
+from hf_dgl.data.columns import LABEL_COLUMN
 from hf_dgl.data.renaming import with_derived_columns
 from hf_dgl.data.tables import read_table
 from hf_dgl.method.modalities import did_you_mean
 
 from .cross_modal_pipeline import CrossModalPipeline
+
+logger = logging.get_logger(__name__)
 
 OUTPUT_FORMATS = (".jsonl", ".csv", ".parquet")
 _KEPT_KINDS = tuple(
@@ -113,6 +117,9 @@ def predict_file(
     table, mapping = with_derived_columns(table, column_mapping or {})
     columns = _columns(pipeline.modalities, mapping, table.column_names, str(source))
     kept = _kept(table, keep, str(source))
+    _say_what_is_absent(
+        pipeline.modalities, columns, [name for name in table.column_names if name not in kept], source
+    )
     options = {"columns": columns, "keep": list(keep), "top_k": top_k, "unimodal": unimodal, "long_audio": long_audio}
     job = {"model": _state_of_model(pipeline), "input": _state_of(source), "num_rows": len(table), **options}
     if overwrite:
@@ -191,6 +198,17 @@ def _columns(
             f"column is which: --column_mapping {modalities[0]}={found[0] if found else 'COLUMN'}."
         )
     return columns
+
+
+def _say_what_is_absent(modalities: Sequence[str], columns: Mapping[str, str], found: list[str], source: Path) -> None:
+    """Names modalities without a column where there are columns that nobody reads: one of them may be meant."""
+    absent = [name for name in modalities if name not in columns]
+    left = [name for name in found if name not in columns.values() and name != LABEL_COLUMN]
+    if absent and left:
+        logger.warning(
+            f"{str(source)!r} has no column {' or '.join(map(repr, absent))}, so every row is labelled without. Its "
+            f"other columns are {left}; if one of them is meant: {' '.join(f'--{name} COLUMN' for name in absent)}."
+        )
 
 
 def _rows(table: datasets.Dataset, columns: Mapping[str, str]) -> datasets.Dataset:

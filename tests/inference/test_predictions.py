@@ -72,6 +72,17 @@ def test_csv_and_parquet_in(pipeline: CrossModalPipeline, rows: Path) -> None:
         assert (done.num_rows, done.num_errors) == (NUM_ROWS, 0)
 
 
+def test_a_modality_without_a_column_is_told(pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("hf_dgl.inference.predictions.logger.warning", told.append)
+    predict_file(pipeline, rows, rows.parent / "a.jsonl", keep=["id"])
+    assert "no column 'image', so every row is labelled without" in told[0]
+    assert told[0].endswith("other columns are ['photo']; if one of them is meant: --image COLUMN.")
+    predict_file(pipeline, rows, rows.parent / "b.jsonl", keep=["id", "photo"])
+    predict_file(pipeline, rows, rows.parent / "c.jsonl", MAPPING)
+    assert len(told) == 1
+
+
 def test_goes_on_after_a_kill(pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any) -> None:
     whole, killed = rows.parent / "whole.jsonl", rows.parent / "killed.jsonl"
     predict_file(pipeline, rows, whole, MAPPING, batch_size=4)
