@@ -233,13 +233,30 @@ def _visual_bert_vqa() -> Any:
     return tf.VisualBertForQuestionAnswering(config), {**batch, "labels": torch.rand(B, CLASSES).softmax(-1)}
 
 
+def _page(labels: int = CLASSES) -> tuple[tf.LayoutLMv3Config, dict[str, torch.Tensor]]:
+    sizes = {"coordinate_size": 3, "shape_size": 2, "max_2d_position_embeddings": 64}
+    config = tf.LayoutLMv3Config(**BERT, **sizes, input_size=16, patch_size=8, num_labels=labels)
+    corner = torch.randint(0, 30, (B, L, 2))
+    return config, {**text(), "bbox": torch.cat([corner, corner + 5], -1), **image()}
+
+
 @tiny("LayoutLMv3ForSequenceClassification")
 def _layoutlmv3() -> Any:
-    sizes = {"coordinate_size": 3, "shape_size": 2, "max_2d_position_embeddings": 64}
-    config = tf.LayoutLMv3Config(**BERT, **sizes, input_size=16, patch_size=8, num_labels=CLASSES)
-    boxes = torch.randint(0, 30, (B, L, 2))
-    batch = {**text(), "bbox": torch.cat([boxes, boxes + 5], -1), **image(), **classes()}
-    return tf.LayoutLMv3ForSequenceClassification(config), batch
+    config, batch = _page()
+    return tf.LayoutLMv3ForSequenceClassification(config), {**batch, **classes()}
+
+
+@tiny("LayoutLMv3ForTokenClassification")
+def _layoutlmv3_tokens() -> Any:
+    config, batch = _page()
+    return tf.LayoutLMv3ForTokenClassification(config), {**batch, "labels": torch.randint(CLASSES, (B, L))}
+
+
+@tiny("LayoutLMv3ForQuestionAnswering")
+def _layoutlmv3_answers() -> Any:
+    config, batch = _page(2)
+    places = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([2, 3, 4])}
+    return tf.LayoutLMv3ForQuestionAnswering(config), {**batch, **places}
 
 
 @tiny("TvpForVideoGrounding")

@@ -248,11 +248,27 @@ def _qwen2_audio(tokenizer: Any) -> tuple[Any, Any]:
     return tf.Qwen2AudioForConditionalGeneration(config), tf.Qwen2AudioProcessor(sounds, tokenizer, template)
 
 
+def _instructblip_t5(tokenizer: Any) -> tuple[Any, Any]:
+    """Its config does not say that it is an encoder-decoder."""
+    t5 = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = tf.InstructBlipConfig(
+        text_config={**t5, "vocab_size": len(tokenizer), "decoder_start_token_id": 0, "eos_token_id": 3},
+        vision_config={**SMALL, "image_size": 16, "patch_size": 8},
+        qformer_config={**SMALL, "vocab_size": len(tokenizer), "encoder_hidden_size": 16},
+        num_query_tokens=3,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    images = tf.BlipImageProcessorPil(size={"height": 16, "width": 16})
+    processor = tf.InstructBlipProcessor(images, tokenizer, tokenizer, num_query_tokens=3)
+    return tf.InstructBlipForConditionalGeneration(config), processor
+
+
 _BUILDERS: dict[str, tuple[Callable[[Any], tuple[Any, Any]], tuple[str, ...]]] = {
     "flava": (_flava, ()),
     "bridgetower": (_bridgetower, ()),
     "lxmert": (_lxmert, ()),
     "blip": (_blip, ()),
+    "instructblip_t5": (_instructblip_t5, ("<image>",)),
     "gemma3": (_gemma3, ("<image_soft>", "<boi>", "<eoi>")),
     "qwen2_audio": (_qwen2_audio, ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")),
     "qwen2_5_vl": (_qwen2_5_vl, ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")),

@@ -88,10 +88,20 @@ def found_by_data_flow(model: nn.Module, batch: Mapping[str, Any] | None) -> Map
 
     Raises:
         ValueError: if the table knows that DGL is undefined for the model's class, or as
-            [`hf_dgl.method.dataflow.find_modalities`].
+            [`hf_dgl.method.dataflow.find_modalities`] (of a class of the table, with what to do instead).
     """
     refuse_auto(model)
-    return find_modalities(model, batch).modalities
+    try:
+        return find_modalities(model, batch).modalities
+    except ValueError as error:
+        known = row_of(below_adapters(model))
+        if known is None or known.refused:
+            raise
+        name = type(below_adapters(model)).__name__
+        raise ValueError(
+            f"{error}\n\nThe modalities of {name} are known and need not be found: leave `modalities` out, or take "
+            "them from `hf_dgl.architectures.modalities_of(model)`."
+        ) from error
 
 
 def _declared(

@@ -8,6 +8,7 @@ import torch
 
 from hf_dgl.method.absence import (
     Call,
+    Tokens,
     closed,
     empty_text,
     framed,
@@ -17,6 +18,7 @@ from hf_dgl.method.absence import (
     other_text,
     other_words,
     prompt_tokens,
+    text_tokens,
 )
 from hf_dgl.method.modalities import Modality
 
@@ -42,13 +44,13 @@ def _blip2(config: Any) -> dict[str, Modality]:
             parameters=[r"(^|\.)query_tokens$"],
             hide=closed(image_tokens(place)),
         ),
-        "text": text_modality(config, [_table(config)], prompt_tokens(place)),
+        "text": text_modality(config, [_table(config)], _prompt(config)),
     }
 
 
 def _instructblip(config: Any) -> dict[str, Modality]:
     """The Q-Former sees the text, so it is fusion, and its own table of words is the text's."""
-    tokens = prompt_tokens(image_token_id(config))
+    tokens = _prompt(config)
     return {
         "image": Modality(
             inputs=["pixel_values"],
@@ -86,10 +88,16 @@ _KOSMOS2_5 = among_text(_PROJECTED, _WORDS, places=framed(_pictured))
 
 
 def _table(config: Any) -> str:
-    """The token embeddings of BLIP-2's language model: OPT (a decoder) or T5."""
-    if getattr(config, "use_decoder_only_language_model", True):
-        return "language_model.model.decoder.embed_tokens"
-    return "language_model.shared"
+    """The token embeddings of the language model: T5, or a decoder such as OPT and Vicuna."""
+    if not config.use_decoder_only_language_model:
+        return "language_model.shared"
+    return f"language_model.model.{'decoder.' if config.text_config.model_type == 'opt' else ''}embed_tokens"
+
+
+def _prompt(config: Any) -> Tokens:
+    """The text that is read: T5 writes the answer elsewhere, so `labels` say nothing of its places."""
+    tokens = prompt_tokens if config.use_decoder_only_language_model else text_tokens
+    return tokens(image_token_id(config))
 
 
 ROWS: dict[str, Architecture] = {

@@ -129,6 +129,13 @@ def _layoutlmv3(config: Any) -> dict[str, Modality]:
     }
 
 
+def _layoutlmv3_labels(config: Any) -> dict[str, Modality]:
+    """It answers in the words' places, so none is cut off; boxes stay, since they say which place is asked about."""
+    known = _layoutlmv3(config)
+    hide = only_the_first(all_words, config.pad_token_id or 0)
+    return {**known, "text": replace(known["text"], hide=hide, vary=other_text(all_words))}
+
+
 def _tvp(config: Any) -> dict[str, Modality]:
     return {
         "video": Modality(
@@ -149,6 +156,11 @@ def labels_in_the_text(declare: Declare, absent: str, partition: str = "embeddin
     note = "Labels are predicted in the text's places, so the fusion has to learn from the image alone, too."
     return Architecture({partition: declare}, absent, method="multimodal_truncation", note=note)
 
+
+_LAYOUTLMV3_LABELS = labels_in_the_text(
+    _layoutlmv3_labels,
+    f"No image: it is left out. {_EMPTY} Behind it stand padding and the boxes of the words, which are asked about.",
+)
 
 _VILT = Architecture(
     {"embeddings": _vilt},
@@ -172,6 +184,8 @@ ROWS: dict[str, Architecture] = {
     "LayoutLMv3ForSequenceClassification": Architecture(
         {"embeddings": _layoutlmv3}, absent=f"No image: it is left out. {_EMPTY} Boxes go with the words."
     ),
+    "LayoutLMv3ForTokenClassification": _LAYOUTLMV3_LABELS,
+    "LayoutLMv3ForQuestionAnswering": _LAYOUTLMV3_LABELS,
     "TvpForVideoGrounding": Architecture(
         {"embeddings": _tvp},
         absent=f"No video: no visual tokens. {_EMPTY}",

@@ -81,8 +81,8 @@ _GROUNDING_DINO = Architecture(
     absent="The modality's features are zero where they enter the fusion, which still attends to their places.",
     method="multimodal_truncation",
     note="Boxes are found in the picture and named by the words. Without the text the picture still has to find them; "
-    "without the picture the words can tell only what boxes are like on average. PEFT "
-    "cannot wrap this class (upstream tells no input embeddings), so there is no LoRA for it.",
+    "without the picture the words can tell only what boxes are like on average. For LoRA say first where the words "
+    "enter, which PEFT asks for: `model.get_input_embeddings = model.model.text_backbone.get_input_embeddings`.",
 )
 
 _BRIDGETOWER = Architecture(

@@ -21,6 +21,18 @@ _PLACES_ITSELF = ("Blip2Processor", "InstructBlipProcessor", "Florence2Processor
 """Processors that put the image's placeholder into the text themselves."""
 
 
+def answers_apart(config: Any) -> bool:
+    """Whether a model writes its answer in a decoder of its own, rather than behind the prompt.
+
+    Example:
+
+        >>> answers_apart(Florence2Config()), answers_apart(LlavaConfig())
+        (True, False)
+    """
+    above_t5 = not getattr(config, "use_decoder_only_language_model", True)  # all that InstructBLIP's config says
+    return bool(config.is_encoder_decoder or above_t5 or config.model_type == "blip")
+
+
 @dataclass
 class NativeCollator(CrossModalCollator):
     """Decodes rows as [`CrossModalCollator`] does, and hands them to a checkpoint's own processor.
@@ -106,7 +118,7 @@ class NativeCollator(CrossModalCollator):
 
     def _with_answers(self, columns: dict[str, list[Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         config, tokenizer = self.processor.config, self.processor.processors["text"]
-        is_continued = config.model_type != "blip" and not config.is_encoder_decoder
+        is_continued = not answers_apart(config)
         if config.model_type != "blip":
             columns["text"] = [self._prompt(text, is_continued) for text in columns["text"]]
         start = tokenizer.bos_token  # a chat template may have written it already

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_dgl.architectures import modalities_of
+from hf_dgl.data.native_collator import answers_apart
 from hf_dgl.method.modalities import Partition, resolve
 from hf_dgl.method.outputs import map_tensors
 
@@ -83,8 +84,8 @@ def _longest(model: Any, prompt: int) -> int:
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return limit
-    apart = model.config.is_encoder_decoder or model.config.model_type == "blip"  # the answer has positions of its own
-    return max(1, min(limit, positions - (1 if apart else prompt)))
+    taken = 1 if answers_apart(model.config) else prompt  # else the answer has positions of its own
+    return max(1, min(limit, positions - taken))
 
 
 @contextmanager

@@ -54,11 +54,6 @@ OUTSIDE = {
         ),
         "it needs detectron2, which cannot be installed here, so nothing of it was proved",
     ),
-    **dict.fromkeys(
-        ("LayoutLMv3ForQuestionAnswering", "LayoutLMv3ForTokenClassification"),
-        "no row: it answers in the text's places, which an empty text would cut off; `auto` leaves them there, and is "
-        "exact and leak-free (test_every_class.py)",
-    ),
 }
 """Neither known nor refused: what they would want."""
 

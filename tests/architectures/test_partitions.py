@@ -33,7 +33,7 @@ OF_THE_FUSION = {
     "Blip2(ForConditionalGeneration|Model)": r"\.embed_positions\.",  # read off the text's mask
     "InstructBlip(Video)?ForConditionalGeneration": r"\.embed_positions\.|query_tokens|qformer\.(enc|.*\.layernorm)",
     "(MM)?GroundingDinoForObjectDetection": r"\.encoder\.layers\.0\.fusion_layer\.",
-    "LayoutLMv3ForSequenceClassification": r"\.rel_pos",
+    "LayoutLMv3For.*": r"\.rel_pos",
     "BlipFor.*-embeddings": r"\.encoder\.layer\.",
     "BlipFor.*-by_name": r"\.crossattention\.",
     "Blip2ForImageTextMatching-embeddings": r"query_tokens|qformer\.(encoder|layernorm)",

@@ -21,7 +21,7 @@ TWO = LabelSpec("single_label_classification", ("no", "yes"))
 @pytest.fixture(scope="module")
 def processors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NativeProcessor]:
     folder = tmp_path_factory.mktemp("checkpoints")
-    names = ("flava", "bridgetower", "lxmert", "blip", "modernvbert")
+    names = ("flava", "bridgetower", "lxmert", "blip", "instructblip_t5", "modernvbert")
     return {name: NativeProcessor.from_pretrained(save_checkpoint(name, folder / name)) for name in names}
 
 
@@ -88,6 +88,14 @@ def test_answers_for_a_decoder(processors: dict[str, NativeProcessor]) -> None:
     assert batch["labels"].tolist() == [[start, yes, end, -100], [start, no, two, end]]
     assert batch["decoder_input_ids"].tolist() == [[start, yes, end, 0], [start, no, two, end]]
     assert batch["decoder_attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_what_a_decoder_is_to_write_its_encoder_does_not_read(processors: dict[str, NativeProcessor]) -> None:
+    collate = NativeCollator(processors["instructblip_t5"])
+    batch, other = collate(rows(("red", "no two"))), collate(rows(("green", "no two")))
+    assert torch.equal(batch["input_ids"], other["input_ids"])
+    start, red, end = processors["instructblip_t5"].processors["text"]("red")["input_ids"]
+    assert batch["labels"][0].tolist() == [start, red, end, -100]
 
 
 def test_answers_behind_a_prompt() -> None:

@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from torch import nn
 
-from tests.architectures_tiny import BERT, CLASSES, LLAMA, B, L, answers, image, text, with_places
+from tests.architectures_tiny import LLAMA, answers, image, with_places
 
 FURTHER: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {}
 
@@ -41,25 +41,3 @@ def ChameleonForConditionalGeneration() -> Any:
         vocabulary_map={"<image>": 60, **names},
     )
     return tf.ChameleonForConditionalGeneration(config), {**answers(with_places(60, 64)), **image()}
-
-
-@further
-def LayoutLMv3ForTokenClassification() -> Any:
-    labels = torch.randint(CLASSES, (B, L))
-    return tf.LayoutLMv3ForTokenClassification(_layoutlmv3()), {**_page(), "labels": labels}
-
-
-@further
-def LayoutLMv3ForQuestionAnswering() -> Any:
-    places = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([2, 3, 4])}
-    return tf.LayoutLMv3ForQuestionAnswering(_layoutlmv3(2)), {**_page(), **places}
-
-
-def _layoutlmv3(labels: int = CLASSES) -> Any:
-    sizes = {"coordinate_size": 3, "shape_size": 2, "max_2d_position_embeddings": 64}
-    return tf.LayoutLMv3Config(**BERT, **sizes, input_size=16, patch_size=8, num_labels=labels)
-
-
-def _page() -> dict[str, torch.Tensor]:
-    corner = torch.randint(0, 30, (B, L, 2))
-    return {**text(), "bbox": torch.cat([corner, corner + 5], -1), **image()}
