@@ -121,7 +121,8 @@ def alone_in_its_folder(training: DGLTrainingArguments) -> Iterator[None]:
             check_output_folder(training)  # one may have ended there since this run began to read its data
             yield
         finally:
-            (folder / _RUNNING).unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or read-only by now
+                (folder / _RUNNING).unlink()
 
 
 def remove_old_checkpoints(training: DGLTrainingArguments) -> None:
