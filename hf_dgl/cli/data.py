@@ -10,6 +10,7 @@ from typing import Any
 
 _STREAM_ROWS = 1000
 _NUM_SHOWN = 20
+_NARROWEST = 80
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -143,6 +144,7 @@ def _print(report: Any) -> None:
     from rich.table import Table
 
     console = Console()
+    console.width = max(console.width, _NARROWEST)  # below, numbers would be cut
     table = Table(box=SIMPLE_HEAD, title=f"labels: {report.problem_type}")
     for index, column in enumerate(("", *report.splits)):
         table.add_column(column, justify="right" if index else "left")

@@ -112,7 +112,7 @@ def predict_file(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
     pipeline._sanitize_parameters(top_k=top_k, on_error=on_error, long_audio=long_audio)
-    _check_output(output, overwrite or partial.is_file())  # both are there: the end of a run was interrupted
+    _check_output(output, source, overwrite or partial.is_file())  # both are there: the end of a run was interrupted
     table = _read(source)
     table, mapping = with_derived_columns(table, column_mapping or {})
     columns = _columns(pipeline.modalities, mapping, table.column_names, str(source))
@@ -144,12 +144,14 @@ def predict_file(
     return PredictionSummary(str(output), len(table), num_errors, num_done)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, source: Path, overwrite: bool) -> None:
     if output.suffix not in OUTPUT_FORMATS:
         raise ValueError(
             f"Cannot write {str(output)!r}: expected a name that ends in one of {', '.join(OUTPUT_FORMATS)}"
             f"{did_you_mean(output.suffix, OUTPUT_FORMATS)}"
         )
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{str(output)!r} is the file of rows itself, which would be lost. Choose another name.")
     if output.exists() and not overwrite:
         raise ValueError(f"{str(output)!r} is there already. Choose another name, or write over it: --overwrite.")
     if not output.parent.is_dir():

@@ -50,6 +50,18 @@ class GroupsTrainer(SavingTrainer):
             self._split_optimizer = weakref.ref(optimizer)
         return optimizer
 
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Says whose mistake it is that a schedule takes no such setting."""
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except TypeError as error:
+            if not self.args.lr_scheduler_kwargs:
+                raise
+            raise ValueError(
+                f"lr_scheduler_kwargs: the schedule `{self.args.to_dict()['lr_scheduler_type']}` does not "
+                f"take {self.args.lr_scheduler_kwargs} ({error})."
+            ) from error
+
     def _check_own_optimizer(self) -> None:
         """Learning rates by group are given to an optimizer that is made here: refuses to ignore them in silence."""
         used, own = self.args.learning_rates_by_group, self._split_optimizer and self._split_optimizer()

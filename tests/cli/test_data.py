@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,11 @@ def test_what_is_not_wrong_but_odd_is_mentioned(tmp_path: Path, capsys: Any) -> 
     text = capsys.readouterr().out
     assert "classes that may be one: 'Cat', 'cat'" in text and "transparent" in text
     assert "several frames: the first" in text
+
+
+def test_a_terminal_that_lacks_the_letters_of_a_label(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"w{i},{'猫犬'[i % 2]}\n" for i in range(30)))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    assert main(["data", "--data", str(tmp_path / "d.csv")]) == 0
+    assert b"\\u732b" in written.getvalue()

@@ -173,6 +173,7 @@ def test_another_job_is_refused(pipeline: CrossModalPipeline, rows: Path) -> Non
         ({"keep": ["idd"]}, "did you mean 'id'"),
         ({"output_file": "out.jsn"}, "did you mean '.jsonl'"),
         ({"input_file": "rows.jsnl"}, "There is no file"),
+        ({"output_file": "./rows.jsonl", "overwrite": True}, "is the file of rows itself"),
         ({"batch_size": 0}, "batch_size"),
         ({"top_k": 0}, "top_k"),
     ],
@@ -181,6 +182,8 @@ def test_mistakes(
     pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any, settings: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(rows.parent)
+    before = rows.read_bytes()
     with pytest.raises(ValueError, match=message):
         predict_file(pipeline, **{"input_file": "rows.jsonl", "output_file": "out.jsonl", **settings})
+    assert rows.read_bytes() == before
     assert not list(rows.parent.glob("out*"))

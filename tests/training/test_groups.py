@@ -49,6 +49,12 @@ def test_a_pattern_wins_over_the_encoder_and_that_over_the_rest(tmp_path: Path) 
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}
 
 
+def test_a_schedule_says_what_it_does_not_take(tmp_path: Path) -> None:
+    trainer = make(tmp_path, lr_scheduler_type="linear", lr_scheduler_kwargs={"num_cycles": 3})
+    with pytest.raises(ValueError, match="lr_scheduler_kwargs: .*`linear` does not take.*num_cycles"):
+        trainer.train()
+
+
 def test_a_learning_rate_of_zero_moves_nothing(tmp_path: Path) -> None:
     trainer = make(tmp_path, learning_rate_mapping={"layer.*attention": 0.0, "layers": 0.0})
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
