@@ -19,6 +19,7 @@ from hf_dgl.data import CrossModalCollator, LabelSpec
 from hf_dgl.data.native_collator import NativeCollator
 from hf_dgl.method.modalities import did_you_mean
 from hf_dgl.models.native import NativeProcessor, class_of, head_of, is_native, load_native, load_trained
+from hf_dgl.models.parts import named
 from hf_dgl.recipe.shipped import shipped_recipes
 from hf_dgl.reports.model_tree import Inspection, inspect_model
 from hf_dgl.training.groups import freeze
@@ -103,7 +104,8 @@ def load_checkpoint(source: str, model_class: str | None = None, **hub: Any) -> 
         return load_trained(source, **hub)
     processor = NativeProcessor.from_pretrained(source, model_class, **hub)
     kind = class_of(processor.config, model_class)
-    return load_native(source, kind, None, **hub), processor
+    with named("model", source):
+        return load_native(source, kind, None, **hub), processor
 
 
 def example_batch(model: Any, processor: Any, rows: int = 4) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 import time
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["env"])
         0
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # labels that a terminal's encoding lacks shall not end a training
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments, rest = build_parser().parse_known_args(argv)
     try:
         code: int | None = arguments.run(arguments, rest)
@@ -128,7 +131,7 @@ def _let_go_of_frames(error: BaseException | None) -> None:
 def _message(error: Exception) -> str:
     """What went wrong; torch hands on the errors of a loader's worker processes with their tracebacks in front."""
     text = str(error)
-    if "hf_" in text or "api_" in text:
+    if any(sign in text for sign in ("hf_", "api_", "://")):
         from hf_dgl.hub.tokens import redacted  # which imports what most messages need not wait for
 
         text = redacted(text)

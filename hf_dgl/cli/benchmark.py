@@ -69,6 +69,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from hf_dgl.recipe.recipe import load_recipe
     from hf_dgl.reports.drawing import check_file, check_picture
 
+    for name, least in (("steps", 0), ("plot_steps", 0), ("depths", 1)):
+        given = getattr(arguments, name)
+        if (min(given) if isinstance(given, list) else given) < least:
+            raise ValueError(f"--{name}: expected {least} or more, got {given}.")
     check_file("--json", arguments.json)
     check_picture("--plot", arguments.plot)
     sizes = {name: value for name in _SIZES if (value := getattr(arguments, name)) is not None}

@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from hf_dgl.analysis.comparison.run import compare
 
+    if rest and not rest[0].startswith("--"):
+        raise ValueError(f"Did not expect {rest[0]!r} here. Methods have commas between them: `--methods joint,dgl`.")
     sweeps, tune = read_sweeps(arguments.sweep), read_sweeps(arguments.tune, "--tune")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs are ended, too
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]

@@ -10,6 +10,7 @@ from typing import Any
 
 _STREAM_ROWS = 1000
 _NUM_SHOWN = 20
+_NARROWEST = 80
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -143,6 +144,7 @@ def _print(report: Any) -> None:
     from rich.table import Table
 
     console = Console()
+    console.width = max(console.width, _NARROWEST)  # below, numbers would be cut
     table = Table(box=SIMPLE_HEAD, title=f"labels: {report.problem_type}")
     for index, column in enumerate(("", *report.splits)):
         table.add_column(column, justify="right" if index else "left")
@@ -198,9 +200,10 @@ def _lines(splits: list[Any]) -> list[tuple[str, list[str]]]:
         if any(name in split.images for split in splits):
             sizes = [_size(split.images.get(name)) for split in splits]
             lines.append((f"{name}: pixels", sizes))
-            if any(split.transparent.get(name) for split in splits):
-                there = [f"{split.transparent.get(name, 0):,}" for split in splits]
-                lines.append(("  transparent", there))
+            for title, field in (("transparent", "transparent"), ("several frames: the first", "several_frames")):
+                counts = [getattr(split, field).get(name, 0) for split in splits]
+                if any(counts):
+                    lines.append((f"  {title}", [f"{count:,}" for count in counts]))
     return lines
 
 

@@ -110,14 +110,20 @@ def _named(words: list[str], modalities: list[str]) -> dict[str, str]:
     """What `--<modality>` options say: values, or columns of a file."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in modalities:
-        options.add_argument(f"--{name}")
+        options.add_argument(f"--{name}", action="append", metavar="VALUE")
     try:
         found, unknown = options.parse_known_args(words)
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{error}. A value that begins with a dash is written --{modalities[0]}=VALUE.") from error
     if unknown:
         raise ValueError(f"Did not understand {' '.join(unknown)!r}. This model takes: {_spelled(modalities)}.")
-    return {name: value for name, value in vars(found).items() if value is not None}
+    given = {name: values for name, values in vars(found).items() if values is not None}
+    if several := [name for name, values in given.items() if len(values) > 1]:
+        raise ValueError(
+            f"--{several[0]} is given {len(given[several[0]])} times, and one example has one. For several examples "
+            "put rows into a file: --input rows.jsonl --output answers.jsonl."
+        )
+    return {name: values[0] for name, values in given.items()}
 
 
 def _spelled(modalities: list[str]) -> str:

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _copy(source: Path, file: str | None) -> None:
-    target = Path(file or source.name)
+    target = Path(file or source.name).expanduser()
     if target.is_dir():
         target = target / source.name
     if target.exists():

@@ -18,6 +18,8 @@ FIRST_KEYS = (
 ).split()
 """What `--help` shows; `--help all` shows the others, too."""
 
+_WIDE = 1000
+
 
 class _Help(argparse.Action):
     """Lists keys of a recipe, on demand: this needs heavy imports that `hf-dgl --help` must not wait for."""
@@ -100,7 +102,7 @@ def _print_result(result: Any, as_json: bool) -> None:
         table.add_column(column.replace(" ", "\n"), justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, width=_WIDE)  # a narrow one would cut the numbers
     console.print(table)
     console.print(f"The model is in {result.output_dir}, with its card (README.md), curves (report.html), scores ")
     console.print("(metrics.json) and the recipe as it was run (recipe.yaml).")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ import datasets
 from transformers.utils import logging
 
 from .columns import LABEL_COLUMN, holds_paths, is_missing, replace_column
-from .tables import TABLE_SUFFIXES, read_table
+from .tables import TABLE_SUFFIXES, read_table, table_of
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +33,8 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".a
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm")
 _SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_UNREAD = (".xlsx", ".xls", ".ods", ".ndjson", ".arrow", ".feather", ".gz", ".bz2", ".xz", ".zst", ".zip")
+_JUNK = ("thumbs.db", "desktop.ini")
 _NO_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "package.json")
 _SPLIT_OF_WORD = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
 _SPLIT_OF_WORD |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation") | {"evaluation": "test"}
@@ -57,10 +60,10 @@ def read_folder(path: Path, streaming: bool = False) -> dict[str, Source] | None
     tables = _tables_of(path)
     if named := _by_split(path, tables):
         _say_what_is_left(path, tables, named)
-        return {split: _read_all(files, streaming) for split, files in named.items()}
+        return {split: _read_all(files, streaming, split) for split, files in named.items()}
     kind = _kind_of_media(path)
     if tables and (kind is None or _leads_to_files(tables, path)):
-        return {"train": _read_all(tables, streaming)}
+        return {"train": _read_all(tables, streaming, "train")}
     if kind is None:
         return None
     roots = _roots_by_split(path, kind) or {"train": path}
@@ -100,7 +103,24 @@ def _by_split(path: Path, tables: list[Path]) -> dict[str, list[Path]]:
         split = _split_in(file.stem if file.parent == path else f"{file.parent.name} {file.stem}")
         if split is not None:
             found.setdefault(split, []).append(file)
+    if found and "train" not in found and (len(tables) > 1 or _unread_tables(path)):
+        names = [file.name for files in found.values() for file in files]
+        raise ValueError(
+            f"{str(path)!r} has tables for the splits {list(found)} ({', '.join(names)}) and none to train on"
+            f"{_beside(_unread_tables(path))}. Name it train{tables[0].suffix}; or give the table that is meant, "
+            f"--data {tables[0]}."
+        )
     return found if "train" in found else {}
+
+
+def _unread_tables(path: Path) -> list[str]:
+    """Files that are called as a split's table is, and of a kind that is not read: `train.csv.gz`, `val.xlsx`."""
+    files = [entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in _UNREAD and entry.is_file()]
+    return [file.name for file in files if _split_in(file.stem) is not None]
+
+
+def _beside(unread: list[str]) -> str:
+    return f" ({', '.join(unread)}: expected {', '.join(TABLE_SUFFIXES)})" if unread else ""
 
 
 def _split_in(name: str) -> str | None:
@@ -117,7 +137,7 @@ def _say_what_is_left(path: Path, tables: list[Path], named: dict[str, list[Path
                 f"{str(path)!r} has several tables for the split {split!r}: {[file.name for file in files]}. Remove "
                 "or rename those that are not meant."
             )
-    if left := [file.name for file in tables if file not in used]:
+    if left := [*(file.name for file in tables if file not in used), *_unread_tables(path)]:
         logger.warning(f"Of {str(path)!r} the tables named by split are read; {', '.join(left)} are not.")
 
 
@@ -128,7 +148,7 @@ def _leads_to_files(tables: list[Path], path: Path) -> bool:
     return any(holds_paths("", values, tables[0].parent) for values in columns.values())
 
 
-def _read_all(files: list[Path], streaming: bool) -> Source:
+def _read_all(files: list[Path], streaming: bool, split: str) -> Source:
     """The rows of one split's files, which must have the same columns."""
     parts = [read_table(file, streaming) for file in files]
     if len(parts) > 1:
@@ -139,7 +159,22 @@ def _read_all(files: list[Path], streaming: bool) -> Source:
                 f"{str(files[0].parent)!r} holds several tables with different columns ({shown}). Name the one that "
                 f"is meant, e.g. --data {files[0]}; or call them train.csv, validation.csv and test.csv."
             )
-    return Source(parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts), files[0].parent.resolve())
+        if len({re.sub(r"\d+", "", file.name) for file in files}) > 1:  # no shards, `train-0.csv` and `train-1.csv`
+            names = ", ".join(file.name for file in files)
+            logger.warning(f"The split {split!r} is the rows of {len(files)} tables: {names}. Move what is not meant.")
+    return Source(_together(parts, files), files[0].parent.resolve())
+
+
+def _together(parts: list[Any], files: list[Path]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return datasets.concatenate_datasets(parts)
+    except ValueError as error:  # ids that are quoted in one file and not in the other, say
+        if files[0].suffix.lower() == ".parquet":
+            names = [file.name for file in files]
+            raise ValueError(f"{str(files[0].parent)!r}: {names} have columns of other types: {error}") from error
+        return table_of(row for part in parts for row in part)
 
 
 # --------------------------------------------------------------------------------------------------- media in a folder
@@ -156,19 +191,43 @@ def _roots_by_split(path: Path, kind: str) -> dict[str, Path]:
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and next(_media_files(entry, kind), None)]
     splits = [_split_in(entry.name) for entry in folders]
     if "train" not in splits or None in splits:
-        folders = [entry for entry in folders if entry.name.lower() in _SPLIT_OF_WORD]
-        splits = [_split_in(entry.name) for entry in folders]
+        named = [entry for entry in folders if entry.name.lower() in _SPLIT_OF_WORD]
+        if named and (left := [entry.name for entry in folders if entry not in named]):
+            logger.warning(f"Of {str(path)!r} the folders of splits are read; {', '.join(left)} are not.")
+        folders, splits = named, [_split_in(entry.name) for entry in named]
     if len(set(splits)) < len(splits):
         raise ValueError(f"{str(path)!r} has several folders for one split: {[entry.name for entry in folders]}.")
     return {split: entry for split, entry in zip(splits, folders, strict=True) if split is not None}
 
 
 def _media_files(path: Path, kind: str) -> Iterator[Path]:
-    return (
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in _SUFFIXES[kind] and not file.name.startswith(".") and file.is_file()
+    return (file for file in _files_below(path) if file.suffix.lower() in _SUFFIXES[kind])
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """All files of a folder and of those in it, linked ones too; but none that are hidden (`.ipynb_checkpoints`)."""
+    for folder, folders, files in os.walk(path, followlinks=True):
+        here = Path(folder)
+        if here != path and here.is_symlink() and any(map(here.samefile, here.parents)):  # a link upwards: for ever
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (here / name for name in sorted(files) if not name.startswith("."))
+
+
+def _say_what_is_unread(root: Path, kind: str) -> None:
+    """Names the files of class folders that have another suffix; there may be whole classes of them."""
+    suffixes = Counter(
+        file.suffix.lower() or "no suffix"
+        for file in _files_below(root)
+        if file.suffix.lower() not in _SUFFIXES[kind] and file.parent != root and file.name.lower() not in _JUNK
     )
+    if suffixes:
+        shown = ", ".join(f"{count:,} of {suffix}" for suffix, count in suffixes.most_common(5))
+        logger.warning(
+            f"{sum(suffixes.values()):,} files in the class folders of {str(root)!r} are not read: {shown}. Files of "
+            f"{kind}s have the suffixes {' '.join(_SUFFIXES[kind])}: convert the others, if they are meant."
+        )
 
 
 def _read_media(root: Path, kind: str) -> tuple[datasets.Dataset, list[str | None] | None]:
@@ -185,6 +244,7 @@ def _read_media(root: Path, kind: str) -> tuple[datasets.Dataset, list[str | Non
         )
     if not files:
         raise ValueError(f"{str(root)!r} holds no {kind} files.")
+    _say_what_is_unread(root, kind)
     rows = datasets.Dataset.from_dict({kind: [str(file) for file in files]})
     if (file := _nested_file(files)) is not None:
         raise ValueError(

@@ -34,6 +34,7 @@ from .problem_types import (
     guess_problem_type,
     is_class_label,
     names_of_classes,
+    warn_of_unseen,
 )
 
 logger = logging.get_logger(__name__)
@@ -171,6 +172,8 @@ class LabelSpec:
                 f"All labels of the training split are {names[0]!r}; at least 2 classes are needed. Is {column!r} the "
                 "right column, or were sorted rows cut off (max_train_samples)?"
             )
+        if not isinstance(dataset, datasets.IterableDataset):
+            warn_of_unseen(names, values)
         return cls(problem_type, names)
 
     def encode_value(self, value: Any) -> int | float | list[float]:

@@ -61,7 +61,7 @@ def load_image(value: Any, background: str = WHITE) -> Image.Image:
         background: colour behind transparent pixels, as Pillow knows colours: `white`, `#808080`.
 
     Returns:
-        PIL image in RGB, turned upright as its EXIF tag says.
+        PIL image in RGB, turned upright as its EXIF tag says; of animations and pages the first.
 
     Raises:
         ValueError: the file is missing, empty or not an image (of one of `IMAGE_FORMATS`), or has 16-bit or float
@@ -102,6 +102,20 @@ def is_transparent(value: Any) -> bool:
     """
     try:
         return bool(_open(_only_one(value)).has_transparency_data)
+    except _BROKEN_IMAGE:
+        return False
+
+
+def has_frames(value: Any) -> bool:
+    """Whether an image file holds several (animations, pages), of which [`load_image`] reads the first.
+
+    Example:
+        >>> has_frames(Image.new("RGB", (1, 1)))
+        False
+    """
+    try:
+        image = _open(_only_one(value))
+        return getattr(image, "n_frames", 1) > 1 and image.format != "MPO"  # a phone's picture, with its preview
     except _BROKEN_IMAGE:
         return False
 
@@ -166,9 +180,10 @@ def file_of(value: Any) -> str | io.BytesIO:
 
 def missing_file(kind: str, what: str) -> UnreadableMedia:
     """There is no such file."""
+    hint = "Backslashes separate folders on Windows only: write '/'. " if "\\" in what and os.sep == "/" else ""
     return UnreadableMedia(
         f"Cannot find the {kind} {what}.",
-        "Relative paths in csv, json and parquet files are relative to that file's folder. Correct the path, or set "
+        f"{hint}Relative paths in csv, json and parquet files are relative to that file's folder. Correct the path, or set "
         "the value to null: a row may lack a modality.",
     )
 

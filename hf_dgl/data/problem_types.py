@@ -154,6 +154,18 @@ def names_of_classes(feature: Any, values: Sequence[Any]) -> tuple[str, ...]:
     return _in_order({str(v) if isinstance(v, (str, bool)) else integer_name(v) for v in values})
 
 
+def warn_of_unseen(names: Sequence[str], values: Sequence[Any]) -> None:
+    """Says which of the declared classes no training row has: those of a folder that only the test split has, say."""
+    seen = {entry for value in values for entry in (value if isinstance(value, list) else [value])}
+    unseen = [name for name in names if name not in seen]
+    if unseen and all(isinstance(entry, str) for entry in seen):
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        logger.warning(
+            f"No row of the training split is of the class{'es' if unseen[1:] else ''} "
+            f"{', '.join(map(repr, unseen[:5]))}{more}: the model will not learn {'them' if unseen[1:] else 'it'}."
+        )
+
+
 def _in_order(names: set[str]) -> tuple[str, ...]:
     """Numbers by size, others as words."""
     return tuple(sorted(names, key=int) if all(map(is_integer, names)) else sorted(names))

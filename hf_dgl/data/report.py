@@ -20,7 +20,7 @@ from .columns import LABEL_COLUMN, ROW_COLUMN, is_missing
 from .label_values import named, similar_names, unlike_the_others
 from .labels import LabelSpec
 from .limits import audio_limit, count_tokens, text_limit
-from .media import is_transparent
+from .media import has_frames, is_transparent
 from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .workers import map_rows
 
@@ -72,6 +72,7 @@ class SplitReport:
         missing: Modality -> rows that lack it.
         texts, audios, images: By modality.
         transparent: Modality -> pictures with an alpha channel, which are put on a background.
+        several_frames: Modality -> animations and files of several pages, of which the first is read.
     """
 
     num_rows: int
@@ -82,6 +83,7 @@ class SplitReport:
     audios: dict[str, Lengths] = field(default_factory=dict)
     images: dict[str, Sizes] = field(default_factory=dict)
     transparent: dict[str, int] = field(default_factory=dict)
+    several_frames: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,6 +174,7 @@ class _RowFacts:
     seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     transparent: list[str] = field(default_factory=list)
+    several_frames: list[str] = field(default_factory=list)
 
 
 def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
@@ -197,6 +200,8 @@ def _read_row(row: Mapping[str, Any], processor: Any, split: str) -> _RowFacts:
             facts.sizes[name] = value.size
             if is_transparent(row.get(name)):
                 facts.transparent.append(name)
+            if has_frames(row.get(name)):
+                facts.several_frames.append(name)
         else:  # features that were computed before
             content = np.asarray(value).tobytes()
         facts.digests[name] = b"" if value is None else blake2b(content, digest_size=16).digest()
@@ -273,6 +278,7 @@ def _summarise(rows: Sequence[_RowFacts], processor: Any) -> SplitReport:
         if sizes := [row.sizes[name] for row in rows if name in row.sizes]:
             report.images[name] = _sizes(sizes)
             report.transparent[name] = sum(name in row.transparent for row in rows)
+            report.several_frames[name] = sum(name in row.several_frames for row in rows)
     return report
 
 

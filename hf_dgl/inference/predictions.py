@@ -23,13 +23,17 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from hf_dgl.data import ROW_COLUMN
+from hf_dgl.data.columns import LABEL_COLUMN
 from hf_dgl.data.renaming import with_derived_columns
 from hf_dgl.data.tables import read_table
 from hf_dgl.method.modalities import did_you_mean
 
 from .cross_modal_pipeline import CrossModalPipeline
+
+logger = logging.get_logger(__name__)
 
 OUTPUT_FORMATS = (".jsonl", ".csv", ".parquet")
 _KEPT_KINDS = tuple(
@@ -108,11 +112,14 @@ def predict_file(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
     pipeline._sanitize_parameters(top_k=top_k, on_error=on_error, long_audio=long_audio)
-    _check_output(output, overwrite or partial.is_file())  # both are there: the end of a run was interrupted
+    _check_output(output, source, overwrite or partial.is_file())  # both are there: the end of a run was interrupted
     table = _read(source)
     table, mapping = with_derived_columns(table, column_mapping or {})
     columns = _columns(pipeline.modalities, mapping, table.column_names, str(source))
     kept = _kept(table, keep, str(source))
+    _say_what_is_absent(
+        pipeline.modalities, columns, [name for name in table.column_names if name not in kept], source
+    )
     options = {"columns": columns, "keep": list(keep), "top_k": top_k, "unimodal": unimodal, "long_audio": long_audio}
     job = {"model": _state_of_model(pipeline), "input": _state_of(source), "num_rows": len(table), **options}
     if overwrite:
@@ -137,12 +144,14 @@ def predict_file(
     return PredictionSummary(str(output), len(table), num_errors, num_done)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, source: Path, overwrite: bool) -> None:
     if output.suffix not in OUTPUT_FORMATS:
         raise ValueError(
             f"Cannot write {str(output)!r}: expected a name that ends in one of {', '.join(OUTPUT_FORMATS)}"
             f"{did_you_mean(output.suffix, OUTPUT_FORMATS)}"
         )
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{str(output)!r} is the file of rows itself, which would be lost. Choose another name.")
     if output.exists() and not overwrite:
         raise ValueError(f"{str(output)!r} is there already. Choose another name, or write over it: --overwrite.")
     if not output.parent.is_dir():
@@ -189,6 +198,17 @@ def _columns(
             f"column is which: --column_mapping {modalities[0]}={found[0] if found else 'COLUMN'}."
         )
     return columns
+
+
+def _say_what_is_absent(modalities: Sequence[str], columns: Mapping[str, str], found: list[str], source: Path) -> None:
+    """Names modalities without a column where there are columns that nobody reads: one of them may be meant."""
+    absent = [name for name in modalities if name not in columns]
+    left = [name for name in found if name not in columns.values() and name != LABEL_COLUMN]
+    if absent and left:
+        logger.warning(
+            f"{str(source)!r} has no column {' or '.join(map(repr, absent))}, so every row is labelled without. Its "
+            f"other columns are {left}; if one of them is meant: {' '.join(f'--{name} COLUMN' for name in absent)}."
+        )
 
 
 def _rows(table: datasets.Dataset, columns: Mapping[str, str]) -> datasets.Dataset:

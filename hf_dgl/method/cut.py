@@ -71,8 +71,10 @@ def find_cuts(
     added = [name for name in parameters.values() if name not in partition.owners]
     if added:
         raise ValueError(f"Parameter {added[0]!r} was added after `disentangle`. Attach DGL last (after PEFT).")
-    with without_a_trace(model), _recorded_calls(partition) as calls:
+    with without_a_trace(model) as moved, _recorded_calls(partition) as calls:
         output = model.forward(**call)
+    is_zero3 = any(hasattr(parameter, "ds_status") for parameter in model.parameters())  # it counts on the modules
+    partition.moved.update(place for place in moved if place[1] in place[0]._buffers or not is_zero3)
     called = {path for path, _ in calls}
     for name in present:
         for path in partition.encoders[name]:

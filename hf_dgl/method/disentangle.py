@@ -22,16 +22,20 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from .checks import CheckReport, check
+from .cut import nodes_of
 from .engine import Engine
+from .loss_rules import Looks, refuse_changes, refuse_other_leaves
+from .loss_state import changed, state_of
 from .modalities import FUSION
 from .outputs import DisentangledOutput, entry
-from .passes import MULTIMODAL
+from .passes import MULTIMODAL, Run
 
 
 class Disentangled(Engine):
@@ -48,25 +52,75 @@ class Disentangled(Engine):
             outputs.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._looks = Looks()
+        self._after_the_first: Callable[[], None] | None = None
+
+    @contextmanager
+    def outputs_one_by_one(self, after_the_first: Callable[[], None] | None = None) -> Iterator[None]:
+        """Inside, a forward with several passes gives the list of what the model returned in each, in the order of
+        `passes`.
+
+        Args:
+            after_the_first: Called between the multimodal pass and the others.
+        """
+        before = self._one_by_one, self._after_the_first
+        self._one_by_one, self._after_the_first = True, after_the_first
+        try:
+            yield
+        finally:
+            self._one_by_one, self._after_the_first = before
+
+    def _later_passes(self, run: Run) -> list[Any]:
+        if self._after_the_first is not None:
+            self._after_the_first()
+        return super()._later_passes(run)
+
+    @property
+    def running_pass(self) -> str:
+        """The name of the pass that runs; `""` where the model does not run."""
+        return "" if self._run is None else self._run.current.name
+
     def loss(self, output: Any, criterion: Callable[[Any], torch.Tensor]) -> torch.Tensor:
         """The DGL total for a loss that is computed outside of the model.
 
         Args:
             output: What the disentangled model returned.
-            criterion: Gives the loss of one output of the model, `lambda out: cross_entropy(out.logits, labels)`.
+            criterion: Gives the loss of one output of the model, `lambda out: cross_entropy(out.logits, labels)`. It
+                is called once for each pass of the step.
 
         Returns:
             `L_τ + Σ α_m L_m`, a scalar; the terms are put into `output.losses`.
+
+        Raises:
+            ValueError: the criterion reads something trainable beside the output, or changes what it keeps.
         """
         wrapped = isinstance(output, DisentangledOutput)
         outputs = {MULTIMODAL: output.output if wrapped else output, **(entry(output, "unimodal") or {})}
-        losses = {name: criterion(entry) for name, entry in outputs.items()}
-        shares = {share: criterion(entry) for share, entry in (entry(output, "encoder_share") or {}).items()}
+        further = entry(output, "encoder_share") or {}
+        routed = len(outputs) + len(further) > 1
+        examine = routed and self._looks.is_due()
+        losses, kept = {}, {}
+        for name, found in outputs.items():
+            losses[name] = self._loss_of_one(found, criterion, routed)
+            if examine and name == MULTIMODAL:
+                kept = state_of(criterion, unseen=[self.model])
+        shares = {share: self._loss_of_one(found, criterion, routed) for share, found in further.items()}
+        if examine:
+            refuse_changes(changed(kept, state_of(criterion, unseen=[self.model])))
         if isinstance(output, Mapping):
             output["losses"] = losses  # type: ignore[index]
         else:
             output.losses = losses
         return self.total(losses, shares)
+
+    def _loss_of_one(self, output: Any, criterion: Callable[[Any], torch.Tensor], routed: bool) -> torch.Tensor:
+        nodes = set(nodes_of(output)) if routed else set()
+        loss = criterion(output)
+        if routed:
+            refuse_other_leaves(loss, nodes, self.model)
+        return loss
 
     def check(self, batch: Mapping[str, Any]) -> CheckReport:
         """Proves on one batch that the routing of this model is right; see [`hf_dgl.method.checks.check`].

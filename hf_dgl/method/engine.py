@@ -122,16 +122,6 @@ class Engine:
         finally:
             self._also_in_eval = before
 
-    @contextmanager
-    def outputs_one_by_one(self) -> Iterator[None]:
-        """Inside, a forward with several passes gives the list of what the model returned in each, in the order of
-        `passes`."""
-        before, self._one_by_one = self._one_by_one, True
-        try:
-            yield
-        finally:
-            self._one_by_one = before
-
     @property
     def is_attached(self) -> bool:
         """Whether the hooks are on the model: from the beginning until [`Engine.remove`]."""

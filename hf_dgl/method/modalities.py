@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -118,6 +118,7 @@ class Partition:
         slots: Where each parameter is kept: (module, its name there, owners). Wrappers such as FSDP exchange parameter
             objects, but not their places.
         silent: For each modality, the fusion's modules that are silent while it is absent.
+        moved: Buffers and attributes that a forward in training changes, as far as a trial has shown: module and name.
     """
 
     modalities: dict[str, Modality]
@@ -125,6 +126,7 @@ class Partition:
     owners: dict[str, frozenset[str]]
     slots: list[tuple[nn.Module, str, frozenset[str]]]
     silent: dict[str, list[nn.Module]]
+    moved: set[tuple[nn.Module, str]] = field(default_factory=set)
 
     def parameters(self) -> Iterator[tuple[nn.Parameter, frozenset[str]]]:
         """Every parameter as it is now, with its owners; a tied one once for each of its places."""

@@ -87,7 +87,8 @@ class Routing:
 
     Attributes:
         trains: The groups whose parameters require gradients (those that the user froze never do); None: as they are.
-        moves_statistics: Whether batch norms move their running statistics: in the multimodal pass only.
+        moves_statistics: Whether batch norms move their running statistics, and the model what else it keeps in
+            buffers (queues, centres, counters): in the multimodal pass only.
         silent: Modules whose output is zero: the fusion's streams of absent modalities.
     """
 
@@ -111,6 +112,7 @@ class Routing:
                 if isinstance(module, _NormBase) and module.track_running_stats and module.training:
                     module.track_running_stats = False
                     undo.append(functools.partial(setattr, module, "track_running_stats", True))
+            undo += [_on_a_copy(*place) for place in self.partition.moved if not isinstance(place[0], _NormBase)]
         for module in self.silent:
             undo.append(_replace_forward(module, functools.partial(_silenced, module.forward)))
         return undo
@@ -277,6 +279,17 @@ class Run:
         if self.measurement is not None and self.current.name == modality:
             return self.measurement.watched(modality, call, True, output)
         return output
+
+
+def _on_a_copy(module: nn.Module, name: str) -> Callable[[], None]:
+    """Lets a buffer or an attribute be changed in vain; returns what puts it back."""
+    table: Any = module._buffers if name in module._buffers else vars(module)
+    if name not in table:
+        return lambda: None
+    before = table[name]
+    if isinstance(before, torch.Tensor) and before.grad_fn is None:
+        table[name] = before.detach().clone()
+    return functools.partial(table.__setitem__, name, before)
 
 
 def _shapes(given: Any) -> list[torch.Size]:

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .cut import nodes_of, walk
-from .engine import Engine
+from .cut import nodes_of
+from .disentangle import Disentangled
+from .loss_rules import refuse_changes, refuse_kept_by_hooks, refuse_other_leaves
+from .loss_state import changed
 from .outputs import first_prediction, tensors_in
 from .passes import MULTIMODAL, Pass
 from .traces import RandomNumbers
@@ -55,10 +57,8 @@ class Replay:
         handle: Of the model.
         model: What is to be called: the model, or its wrapper (DDP).
         batch: Of which each run gets a copy (of the containers): what one takes out is there for the next.
-        examine: Whether to make sure that the runs are alike and read nothing but the model's output. It waits for the
-            device.
-        changes: With `examine`: begins to watch what the function that computes the loss keeps; what it gives tells
-            the names of what has changed since.
+        examine: Whether to make sure that the runs are alike and keep nothing. It waits for the device.
+        keeps: Gives what the function that computes the loss can reach ([`~hf_dgl.method.loss_state.state_of`]).
 
     Attributes:
         passes: Of the step, after the first call of the model.
@@ -75,18 +75,18 @@ class Replay:
 
     def __init__(
         self,
-        handle: Engine,
+        handle: Disentangled,
         model: nn.Module,
         batch: Mapping[str, Any],
         examine: bool = False,
-        changes: Callable[[], Callable[[], list[str]]] | None = None,
+        keeps: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.passes: list[Pass] = []
         self.outputs: list[Any] = []
         self.predictions: list[torch.Tensor | None] = []
         self.model = StandIn(model, self._answer)
         self._handle, self.called, self._batch, self._examine = handle, model, batch, examine
-        self._changes = changes if examine else None
+        self._keeps = keeps if examine else dict
         self._index = self._num_calls = 0
         self._first_call: Any = None
         self._nodes: list[set[Any]] = []
@@ -94,8 +94,9 @@ class Replay:
 
     @property
     def current(self) -> str:
-        """The name of the pass whose loss is computed."""
-        return self.passes[self._index].name if self._index else MULTIMODAL
+        """The name of the pass whose loss is computed or, while the model runs, of the one that runs."""
+        running = self._handle.running_pass
+        return running or (self.passes[self._index].name if self._index else MULTIMODAL)
 
     def run(self, compute: Callable[[Any, Any], _T]) -> list[_T]:
         """`compute(model, batch)` for each pass, in the order of `passes`.
@@ -109,13 +110,13 @@ class Replay:
         results = [self._one(compute, 0)]
         if len(self.passes) > 1:
             after, versions = RandomNumbers(self._handle.model), self._versions()
-            changes = self._changes() if self._changes is not None else list
+            kept = self._keeps()
             for index in range(1, len(self.passes)):
                 before.restore()
                 results.append(self._one(compute, index))
             after.restore()
             self._index = 0
-            self._refuse_changes(changes())
+            refuse_changes(changed(kept, self._keeps()))
             if self._examine and versions != self._versions():
                 raise ValueError(
                     "The function that computes the loss writes into a tensor of its inputs, and is run once for each "
@@ -133,8 +134,9 @@ class Replay:
                 "with the output of that pass. A second forward (R-Drop, adversarial training) or another way to the "
                 "model is not routed; with `method: joint` everything is as in `transformers.Trainer`."
             )
-        if self._examine and len(self.passes) > 1:
-            self._refuse_other_leaves(result, index)
+        if len(self.passes) > 1:
+            loss = result[0] if isinstance(result, tuple) else result
+            refuse_other_leaves(loss, self._nodes[index], self._handle.model)
         return result
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -155,37 +157,18 @@ class Replay:
         return self.outputs[self._index]
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        with self._handle.outputs_one_by_one():
+        kept: dict[str, Any] = {}
+        with self._handle.outputs_one_by_one(after_the_first=lambda: kept.update(self._keeps())):
             output = self.called(*args, **kwargs)
         self.passes = self._handle.passes or [Pass(MULTIMODAL, frozenset(), 1.0)]
         self.outputs = output if self._handle.passes else [output]
+        if len(self.passes) > 1:
+            refuse_kept_by_hooks(changed(kept, self._keeps()))
         # Read at once: whoever computes the loss may change what it is given.
         self.predictions = [_kept(first_prediction(output)) for output in self.outputs]
-        self._nodes = [set(nodes_of(output)) for output in self.outputs] if self._examine else []
+        self._nodes = [set(nodes_of(output)) for output in self.outputs]
         self._after_the_call = RandomNumbers(self._handle.model)
         self._first_call = (args, kwargs) if self._examine else None
-
-    @staticmethod
-    def _refuse_changes(names: list[str]) -> None:
-        if names:
-            raise ValueError(
-                f"The function that computes the loss changes {', '.join(names)}. It is run once for each pass of a "
-                "step (all modalities, then each alone), so this would change as often. Change it in a callback, or "
-                "in the Trainer's `compute_loss` only `if self.current_pass == 'multimodal':`."
-            )
-
-    def _refuse_other_leaves(self, result: Any, index: int) -> None:
-        """A loss may reach parameters through the model's output only: its pass says which of them it trains."""
-        loss = result[0] if isinstance(result, tuple) else result
-        names = {id(parameter): name for name, parameter in self._handle.model.named_parameters()}
-        for node in walk(nodes_of(loss), stop=self._nodes[index]):
-            leaf = getattr(node, "variable", None)
-            if leaf is not None:
-                raise ValueError(
-                    f"The loss reads {names.get(id(leaf), 'a tensor that requires gradients')!r} beside the output of "
-                    "the model, and would train it in every pass. A penalty on weights belongs to the optimizer "
-                    "(`weight_decay`), other trainable parts of a loss into the model's forward."
-                )
 
     def _versions(self) -> list[int]:
         """How often each tensor of the batch was written into."""

@@ -59,24 +59,28 @@ class RandomNumbers:
 
 
 @contextmanager
-def without_a_trace(model: nn.Module) -> Iterator[None]:
+def without_a_trace(model: nn.Module) -> Iterator[set[tuple[nn.Module, str]]]:
     """As [`random_numbers_kept`]; and the modules' buffers and numbers are those from before again.
 
     Buffers that were written into get their values back, and buffers that were replaced (the tables of growing
     position encodings) are replaced again, together with the numbers that say how far they reach.
+
+    Yields:
+        What was other inside, when it ends: module, and name of a buffer or an attribute.
 
     Example:
 
         >>> with without_a_trace(model):
         ...     output = model(**batch)
     """
-    before = [_State(module) for module in model.modules()]
+    before, moved = [_State(module) for module in model.modules()], set[tuple[nn.Module, str]]()
     try:
         with random_numbers_kept(model):
-            yield
+            yield moved
     finally:
         with torch.no_grad():
             for state in before:
+                moved.update((state.module, name) for name in state.moved())
                 state.restore()
 
 
@@ -87,7 +91,7 @@ class _State:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        self.module = module
         self._buffers = dict(module._buffers)
         self._non_persistent = set(module._non_persistent_buffers_set)
         self._attributes = {n: value for n, value in vars(module).items() if n == "training" or _is_counted(value)}
@@ -95,13 +99,25 @@ class _State:
         # One that a graph made is not written into: a backward may still need it.
         tensors = [value for value in candidates if isinstance(value, torch.Tensor) and value.grad_fn is None]
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._versions = {id(tensor): tensor._version for tensor in tensors if not tensor.is_inference()}
+
+    def moved(self) -> list[str]:
+        """Names of the buffers and attributes that are others now, or were written into."""
+        now = {**vars(self.module), **self.module._buffers}
+        before = {**self._attributes, **self._buffers}
+        return [name for name, value in before.items() if name != "training" and self._is_other(value, now.get(name))]
+
+    def _is_other(self, before: Any, now: Any) -> bool:
+        if before is now:
+            return id(before) in self._versions and before._version != self._versions[id(before)]
+        return isinstance(before, torch.Tensor) or isinstance(now, torch.Tensor) or bool(before != now)
 
     def restore(self) -> None:
-        vars(self._module).update(self._attributes)
-        self._module._buffers.clear()
-        self._module._buffers.update(self._buffers)
-        self._module._non_persistent_buffers_set.clear()
-        self._module._non_persistent_buffers_set.update(self._non_persistent)
+        vars(self.module).update(self._attributes)
+        self.module._buffers.clear()
+        self.module._buffers.update(self._buffers)
+        self.module._non_persistent_buffers_set.clear()
+        self.module._non_persistent_buffers_set.update(self._non_persistent)
         for tensor, value in self._values:
             tensor.copy_(value)
 

@@ -15,6 +15,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_dgl.hub.model_card import is_card_of_others
 from hf_dgl.training.arguments import DGLTrainingArguments
 from hf_dgl.training.checkpoints import newest_complete
 
@@ -38,8 +39,8 @@ def check_output_folder(training: DGLTrainingArguments) -> None:
 
     Raises:
         OSError: the folder cannot be made or written.
-        ValueError: it holds a model of another run than the one that is resumed, or checkpoints of a run that could go
-            on.
+        ValueError: it holds a model of another run than the one that is resumed, checkpoints of a run that could go
+            on, or a recipe or README that no run has written.
 
     Example:
 
@@ -61,6 +62,18 @@ def check_output_folder(training: DGLTrainingArguments) -> None:
             f"`--resume_from_checkpoint true`; or write elsewhere: `--output_dir {elsewhere}`; or begin anew "
             "without it: `--overwrite_output_dir`."
         )
+    if not resumes(training) and (own := _of_the_user(folder)):
+        raise ValueError(
+            f"{folder} holds a {own} that is not of a run, and that this one would write over. Write elsewhere: "
+            f"`--output_dir {elsewhere}`; or replace it: `--overwrite_output_dir`."
+        )
+
+
+def _of_the_user(folder: Path) -> str | None:
+    """A file that a run writes, in a folder where none has ended: a project's README, a recipe with its comments."""
+    if (folder / "recipe.yaml").is_file():  # which a run writes together with `metrics.json`
+        return "recipe.yaml"
+    return "README.md" if is_card_of_others(folder / "README.md") else None
 
 
 def _goes_on_in(folder: Path, training: DGLTrainingArguments) -> bool:
@@ -108,7 +121,8 @@ def alone_in_its_folder(training: DGLTrainingArguments) -> Iterator[None]:
             check_output_folder(training)  # one may have ended there since this run began to read its data
             yield
         finally:
-            (folder / _RUNNING).unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or read-only by now
+                (folder / _RUNNING).unlink()
 
 
 def remove_old_checkpoints(training: DGLTrainingArguments) -> None:

@@ -131,6 +131,7 @@ def make_recipe(values: Mapping[str, Any], name: str = "model") -> Recipe:
 
 
 def _build(values: dict[str, Any], name: str, needs_model: bool = True) -> Recipe:
+    _check_tasks(values)
     values = with_one_modality({"output_dir": os.path.join("outputs", name), **values})
     used = dict(values)
     if "LOCAL_RANK" not in os.environ:  # one process, which upstream would take for one of several (`hf-dgl evaluate`)
@@ -141,6 +142,24 @@ def _build(values: dict[str, Any], name: str, needs_model: bool = True) -> Recip
     if needs_model:
         model.check_named()
     return Recipe(model=model, data=data, training=training, values=values)
+
+
+def _check_tasks(values: Mapping[str, Any]) -> None:
+    """Refuses what upstream's scripts act on, and what would be ignored here in silence."""
+    others = [name for name in ("do_eval", "do_predict") if values.get(name)]
+    if values.get("do_train") is False or (others and not values.get("do_train")):
+        given = "do_train: false" if "do_train" in values else f"{others[0]} without do_train"
+        raise ValueError(
+            f"{given}: `hf-dgl train` trains in any case, and scores validation and test split by itself. To score a "
+            "trained model: `hf-dgl evaluate OUT`; to answer rows: `hf-dgl predict OUT`. Else take it out."
+        )
+    if values.get("label_names") not in (None, [], ["labels"]):
+        raise ValueError(
+            f"label_names: {values['label_names']}: the rows of a recipe bring `labels`. Which column they come from "
+            "is said by `column_mapping: {label: COLUMN}` (`--label COLUMN`), the names of classes by `class_names`."
+        )
+    if values.get("output_dir") == "":
+        raise ValueError("output_dir: expected a folder, got nothing. Type `--output_dir FOLDER`; `.` is this one.")
 
 
 def _encoders_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -159,7 +178,8 @@ def read_recipe(file: str | os.PathLike[str]) -> dict[str, Any]:
     path = find_recipe(file)
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}.")
+        found = "nothing" if values is None else type(values).__name__
+        raise ValueError(f"{path}: expected `key: value` lines, got {found}.")
     _check_keys(values, str(path))
     return values
 

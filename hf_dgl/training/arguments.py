@@ -214,7 +214,7 @@ class DGLTrainingArguments(TrainingArguments):
         self.class_weights = _weights(self.class_weights)
         check_ranges(self)
         self._check_method()
-        self._check_early_stopping()
+        self._check_evaluations()
         self.learning_rates_by_pattern()
         self.direction_is_given = self.greater_is_better is not None  # upstream fills in its own rule
         if self.clip_by_group is None:
@@ -252,12 +252,19 @@ class DGLTrainingArguments(TrainingArguments):
                 "method to train this modality alone, or remove `modality` to train all."
             )
 
-    def _check_early_stopping(self) -> None:
+    def _check_evaluations(self) -> None:
+        """Upstream keeps the last model in silence where `load_best_model_at_end` has nothing to choose from."""
+        is_evaluated = str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no"
+        if self.load_best_model_at_end and not is_evaluated:
+            raise ValueError(
+                "`load_best_model_at_end` chooses among evaluations, and there are none: set e.g. `eval_strategy: "
+                "epoch` and `save_strategy: epoch`; or, to keep the last model, `load_best_model_at_end: false`."
+            )
         if self.early_stopping_patience is None:
             return
         if self.early_stopping_patience < 1:
             raise ValueError(f"early_stopping_patience: expected 1 or more, got {self.early_stopping_patience}.")
-        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+        if not is_evaluated:
             raise ValueError(
                 "`early_stopping_patience` counts evaluations, and there are none: set e.g. `eval_strategy: epoch`."
             )

@@ -14,8 +14,11 @@ from hf_dgl.method.modalities import did_you_mean
 
 from .metrics import DIRECTIONS, DefaultMetrics
 
-_ERRORS = ("loss", "error", "mae", "mse", "rmse", "mape", "wer", "cer", "perplexity")
-"""Last words of the names of a user's own metrics that get smaller as a model gets better."""
+_ERRORS = frozenset(
+    "loss error errors mae mse rmse rmsle mape smape medae wer cer ter per eer hter fpr fnr far frr ece nll nlpd "
+    "logloss brier perplexity ppl bpc bpb fid fad divergence distance".split()
+)
+"""Words of a user's own metrics that get smaller as a model gets better: the last one, or before `rate` or `score`."""
 
 
 def greater_is_better(metric: str, modalities: Sequence[str], dataset_names: Iterable[str] = ()) -> bool:
@@ -32,7 +35,9 @@ def greater_is_better(metric: str, modalities: Sequence[str], dataset_names: Ite
         False
     """
     name = _without_ends(metric, modalities, dataset_names)
-    return DIRECTIONS.get(name, name.rsplit("_", 1)[-1] not in _ERRORS and not name.endswith("loss"))
+    words = name.lower().replace("-", "_").split("_")
+    last = words[-2] if len(words) > 1 and words[-1] in ("rate", "score") else words[-1]
+    return DIRECTIONS.get(name, last not in _ERRORS and not name.lower().endswith("loss"))
 
 
 def _without_ends(metric: str, modalities: Sequence[str], dataset_names: Iterable[str]) -> str:

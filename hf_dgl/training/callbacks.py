@@ -169,6 +169,12 @@ class BlendAtEvaluations(TrainerCallback):
                 "`method: g_blending` weighs the losses by what they are on validation data: give an `eval_dataset` "
                 f"and set e.g. `eval_strategy: epoch` (got {str(args.eval_strategy)!r})."
             )
+        if isinstance(self._trainer.eval_dataset, Mapping):
+            names = list(self._trainer.eval_dataset)
+            raise ValueError(
+                f"`method: g_blending` weighs the losses by what they are on one validation set, got {names}: "
+                f"pass `eval_dataset=datasets[{names[0]!r}]`, and score the others by `trainer.evaluate` afterwards."
+            )
         states: Any = state.stateful_callbacks
         if self.KEY in states:
             self._trainer.blending.load_state_dict(states[self.KEY])
@@ -181,7 +187,13 @@ class BlendAtEvaluations(TrainerCallback):
             return
         metrics = metrics or {}
         keys = {name: "eval_loss" if name == MULTIMODAL else f"eval_loss_{name}" for name in blending.names}
-        if all(key in metrics for key in keys.values()):
+        missing = [key for key in keys.values() if key not in metrics]
+        if missing and "eval_runtime" in metrics:  # else it is one that the user has asked for, of another set
+            raise ValueError(
+                f"`method: g_blending` weighs the losses by what they are on the validation set, and there are none "
+                f"of {missing}: its rows need labels, and some of them each modality."
+            )
+        if not missing:
             blending.end_of_super_epoch({name: metrics[key] for name, key in keys.items()})
         self._keep(state)
 

@@ -20,12 +20,17 @@ from torch import nn
 from transformers import EvalPrediction
 from transformers.trainer_pt_utils import find_batch_size, nested_numpify
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+from transformers.utils import logging
 
+from hf_dgl.method.loss_rules import Looks
+from hf_dgl.method.loss_state import changed
 from hf_dgl.method.outputs import entry, map_tensors, tensors_in
 from hf_dgl.method.replay import Replay
 
 from .losses_trainer import LossesTrainer
 from .metrics import DefaultMetrics, only_rows
+
+logger = logging.get_logger(__name__)
 
 _FUSED, _ALONE, _PRESENT = "fused", "alone", "present"
 
@@ -54,6 +59,7 @@ class EvaluatingTrainer(LossesTrainer):
         self._alone: Alone | None = None  # of the batch that `prediction_step` was given last
         self._losses_alone: dict[str, torch.Tensor] = {}
         self._gives_each_modality = False
+        self._looks_in_evaluation = Looks()
         super().__init__(*args, **kwargs)
 
     def predict_each_modality(self, test_dataset: Any, **kwargs: Any) -> PredictionOutput:
@@ -93,7 +99,7 @@ class EvaluatingTrainer(LossesTrainer):
         )
         replay = Replay(self.disentangled, model, self._prepare_inputs(inputs))
         with self.disentangled.unimodal_outputs(), self._standing_in(replay):
-            runs: list[Any] = replay.run(predict)
+            runs: list[Any] = replay.run(self._telling_of_changes(predict))
         loss, fused, labels = runs[0]
         alone: dict[str, Any] = {step.name: run for step, run in zip(replay.passes[1:], runs[1:], strict=True)}
         self._keep_losses({name: run[0] for name, run in alone.items() if run[0] is not None}, inputs)
@@ -115,6 +121,26 @@ class EvaluatingTrainer(LossesTrainer):
                 if name in batch
             }
         return loss, map_tensors(filled_up, fused), map_tensors(filled_up, labels)
+
+    def _telling_of_changes(self, predict: Callable[..., Any]) -> Callable[..., Any]:
+        """`predict`; it warns if a loss of the user's own changes what it keeps each time that it is computed."""
+        is_own = self._is_overridden() or self.compute_loss_func is not None
+        if not (is_own and self._looks_in_evaluation.is_due()):
+            return predict
+        kept: list[dict[str, Any]] = []
+
+        def one(model: Any, batch: Any) -> Any:
+            result = predict(model, batch)
+            kept.append(self._kept_by_a_loss(self._taken_over.args[0]))
+            names = changed(kept[0], kept[-1])
+            if names:
+                logger.warning_once(
+                    f"What computes the loss changes {', '.join(names[:5])}. An evaluation runs it with all "
+                    "modalities, and once more for each alone: change it only `if self.current_pass == 'multimodal':`."
+                )
+            return result
+
+        return one
 
     def _predicted_alone(self, predicted: Mapping[str, Any], fused: Any, inputs: Mapping[str, Any]) -> Alone:
         assert self.disentangled is not None
@@ -144,7 +170,10 @@ class EvaluatingTrainer(LossesTrainer):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_").startswith("loss_")
+        assert self.disentangled is not None
+        # Also of one of several sets: `set1_loss_image`.
+        ends = tuple(f"loss_{name}" for name in self.disentangled.partition.modalities)
+        wanted = (self.args.metric_for_best_model or "").endswith(ends)
         if output.metrics is not None and (output.predictions is None or self.blending is not None or wanted):
             losses = self._mean_losses_alone()
             output.metrics.update({f"{metric_key_prefix}_loss_{name}": loss for name, loss in losses.items()})

@@ -23,6 +23,7 @@ class GroupsTrainer(SavingTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Refuses an optimizer of the user's own where learning rates by group are asked for."""
         self.group_norms: dict[str, torch.Tensor] = {}
+        self._common_group = 0  # of parameters whose learning rate is `learning_rate`
         self._split_optimizer: weakref.ref[torch.optim.Optimizer] | None = None
         super().__init__(*args, **kwargs)
         if self.optimizer is not None:
@@ -44,8 +45,22 @@ class GroupsTrainer(SavingTrainer):
             rates = learning_rates(self._plain_model, partition, of_modality, patterns)
             split_by_learning_rate(optimizer, rates)
             check_learning_rates(optimizer, self._plain_model, rates)
+            common = [group["lr"] == optimizer.defaults.get("lr") for group in optimizer.param_groups]
+            self._common_group = common.index(True) if any(common) else 0
             self._split_optimizer = weakref.ref(optimizer)
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Says whose mistake it is that a schedule takes no such setting."""
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except TypeError as error:
+            if not self.args.lr_scheduler_kwargs:
+                raise
+            raise ValueError(
+                f"lr_scheduler_kwargs: the schedule `{self.args.to_dict()['lr_scheduler_type']}` does not "
+                f"take {self.args.lr_scheduler_kwargs} ({error})."
+            ) from error
 
     def _check_own_optimizer(self) -> None:
         """Learning rates by group are given to an optimizer that is made here: refuses to ignore them in silence."""
@@ -60,6 +75,13 @@ class GroupsTrainer(SavingTrainer):
                 "learning rates in the parameter groups of `optimizers=(yours, None)`; or let the Trainer make it: "
                 "`optim`, `optim_args`, or `optimizer_cls_and_kwargs=(cls, {...})`."
             )
+
+    def _get_learning_rate(self) -> float:
+        """Logs what has become of `learning_rate`; upstream takes the first group's, which may be an encoder's."""
+        first = super()._get_learning_rate()
+        if not self.args.learning_rates_by_group or self.is_deepspeed_enabled or self.optimizer is None:
+            return first
+        return float(self.optimizer.param_groups[self._common_group]["lr"])
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, Any]:
         """Looks whether learning rates by group were given to an optimizer: others may make it (DeepSpeed)."""

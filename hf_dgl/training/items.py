@@ -14,11 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_dgl.method.loss_state import changed
 from hf_dgl.method.processes import sum_over_processes
 from hf_dgl.method.replay import fresh
 from hf_dgl.method.traces import without_a_trace
 
 SHARE, MEAN = "share of the whole batch", "mean of the micro-batch"
+
+_SAY_IT = (
+    "Where a batch is cut (accumulation, processes), it is run twice beforehand, without gradients, to see whether "
+    "its loss is a mean of the micro-batch or a share of the whole batch. Say which, and it is not: "
+    "`trainer.loss_is_scaled_for_ga = False` for a mean, `True` for a share (divided by `num_items_in_batch`); or "
+    "change what it keeps only `if self.current_pass == 'multimodal':`."
+)
 
 _TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative, of a loss in this precision; of others:
 _OTHERWISE = 1e-3
@@ -32,7 +40,11 @@ def how_it_counts_everywhere(found: str | None, device: Any) -> str | None:
 
 
 def how_it_counts(
-    compute: Callable[..., Any], model: nn.Module, inputs: Mapping[str, Any], options: Mapping[str, Any]
+    compute: Callable[..., Any],
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    keeps: Callable[[], dict[str, Any]] = dict,
 ) -> str | None:
     """Whether the loss of a batch halves with twice the `num_items_in_batch`, or does not heed it.
 
@@ -41,19 +53,28 @@ def how_it_counts(
         model: That it is given, without wrappers; this leaves no trace in it.
         inputs: A batch.
         options: Further arguments of `compute`, with `num_items_in_batch`.
+        keeps: Gives what `compute` could change ([`~hf_dgl.method.loss_state.state_of`]).
 
     Returns:
         [`SHARE`] or [`MEAN`]; None if this batch does not tell (its loss is zero, or not finite).
 
     Raises:
-        ValueError: neither: a sum of both depends on how a batch is cut.
+        ValueError: neither: a sum of both depends on how a batch is cut; or it cannot be measured.
     """
-    losses = []
+    losses, kept = [], keeps()
     with torch.no_grad(), without_a_trace(model):
         for factor in (1, 2):
-            changed = {**options, "num_items_in_batch": options["num_items_in_batch"] * factor}
-            result = compute(model, fresh(inputs), **changed)
+            doubled = {**options, "num_items_in_batch": options["num_items_in_batch"] * factor}
+            try:
+                result = compute(model, fresh(inputs), **doubled)
+            except RuntimeError as error:  # a penalty on gradients
+                if "does not require grad" not in str(error):
+                    raise
+                raise ValueError(f"`compute_loss` needs gradients. {_SAY_IT}") from error
             losses.append(result[0] if isinstance(result, tuple) else result)
+    names = changed(kept, keeps())
+    if names:
+        raise ValueError(f"`compute_loss` changes {', '.join(names[:5])}. {_SAY_IT}")
     once, twice = map(float, losses)
     tolerance = _TOLERANCE.get(losses[0].dtype, _OTHERWISE) * abs(once)
     if not 0 < abs(once) < float("inf"):

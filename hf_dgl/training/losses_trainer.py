@@ -23,17 +23,19 @@ from hf_dgl.method.adaptive import adapt
 from hf_dgl.method.disentangle import Disentangled
 from hf_dgl.method.explained import Explained
 from hf_dgl.method.forward_call import unwrapped
+from hf_dgl.method.loss_rules import Looks
+from hf_dgl.method.loss_state import state_of
 from hf_dgl.method.outputs import entry
 from hf_dgl.method.passes import MULTIMODAL
 from hf_dgl.method.replay import Replay, StandIn
 
 from .baseline_trainer import BaselineTrainer
 from .items import MEAN, SHARE, how_it_counts, how_it_counts_everywhere, items_in, rows_in
-from .loss_state import changed, state_of
 from .sums import RunningMeans
 
 logger = logging.get_logger(__name__)
 
+_NOT_OF_A_LOSS = ("model", "model_wrapped", "compute_loss_func", "compute_loss", "_taken_over")
 _PATIENCE = 10  # batches in a row without a finite loss that the scaler of fp16 may skip
 
 
@@ -50,7 +52,8 @@ class LossesTrainer(BaselineTrainer):
         self._terms = RunningMeans()  # since the last log
         self._replay: Replay | None = None  # while losses are computed
         self._seen = False  # whether a step's losses came by here
-        self._examined = False  # whether the runs of what computes the loss were compared
+        self._looks = Looks()  # at the runs of what computes the loss
+        self._is_trial = False  # while it is measured how the loss counts
         self._counts: str | None = None  # how the loss counts, where that makes a difference
         self._not_finite: Tensor | None = None  # batches in a row, where a scaler skips them
         self._factors: dict[str, float] = {}  # the user's weights of the unimodal losses
@@ -87,27 +90,29 @@ class LossesTrainer(BaselineTrainer):
         """The total of `compute(model, inputs)` over all passes in training, and its outputs of the multimodal one."""
         options = dict(zip(("return_outputs", "num_items_in_batch"), args, strict=False)) | options
         num_items = options.get("num_items_in_batch")
+        named = dict(inputs) if isinstance(inputs, Mapping) else {}  # whatever is taken out of it meanwhile
         factor = self._heed_items(compute, inputs, options)
         if not (self._plain_model.training and torch.is_grad_enabled()):
             return compute(model, inputs, **options)
         self._seen = True
-        handle, labels = self._handle_in_use(), self._labels_in(inputs)
+        handle, labels = self._handle_in_use(), self._labels_in(named)
         if self._method.adaptive:
             adapt(handle, self._explained_by(labels), self._factors, self._shares)
         handle.reads_all_outputs = self._is_computed_outside(compute)
-        replay = Replay(handle, model, inputs, examine=not self._examined, changes=self._watch_what_a_loss_keeps)
         once = functools.partial(compute, **options)
+        keeps = functools.partial(self._kept_by_a_loss, compute)
+        examine = handle.has_passes and self._looks.is_due()
+        replay = Replay(handle, model, inputs, examine, keeps)
         if handle.has_passes:
             with self._standing_in(replay):
                 results = replay.run(once)
         else:
-            results = [once(model, dict(inputs))]  # a plain Trainer's step
-        self._examined |= len(results) > 1
+            results = [once(model, inputs)]  # a plain Trainer's step
         losses = [result[0] if options.get("return_outputs") else result for result in results]
         if factor is not None:
             losses = [loss * factor for loss in losses]
         heeded = options.get("num_items_in_batch") if factor is None else num_items
-        total = self._total(replay, losses, inputs, labels, heeded)
+        total = self._total(replay, losses, named, labels, heeded)
         return (total, results[0][1]) if options.get("return_outputs") else total
 
     def _total(
@@ -171,6 +176,10 @@ class LossesTrainer(BaselineTrainer):
             )
         return handle
 
+    def _is_overridden(self) -> bool:
+        """Whether `compute_loss` is the user's own, whatever stands in its place."""
+        return self._taken_over is not None and _is_overridden(self._taken_over.args[0])
+
     def _is_computed_outside(self, compute: Callable[..., Any]) -> bool:
         """Whether the loss may be read from anything that the model returns."""
         return self.compute_loss_func is not None or self.label_smoother is not None or _is_overridden(compute)
@@ -191,18 +200,19 @@ class LossesTrainer(BaselineTrainer):
 
     @property
     def current_pass(self) -> str:
-        """Whose loss `compute_loss` computes at present: a modality's, or that of all (`multimodal`)."""
+        """Whose loss `compute_loss` computes at present: a modality's, or that of all (`multimodal`); `""` in a trial
+        whose loss trains nothing."""
+        if self._is_trial:
+            return ""
         return MULTIMODAL if self._replay is None else self._replay.current
 
-    def _watch_what_a_loss_keeps(self) -> Callable[[], list[str]]:
-        def now() -> dict[str, Any]:
-            own = state_of(self, but=frozenset(["model", "model_wrapped"]))
-            func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # of a method, its object
-            loss = {f"compute_loss_func.{name}": value for name, value in state_of(func).items()}
-            return {**own, **loss}
-
-        before = now()
-        return lambda: changed(before, now())
+    def _kept_by_a_loss(self, compute: Callable[..., Any]) -> dict[str, Any]:
+        """What it could change: of this trainer, of `compute_loss_func`, and of a `compute_loss` by its closure."""
+        unseen = [self._plain_model, self.train_dataset, self.eval_dataset]
+        own = state_of(self, but=_NOT_OF_A_LOSS, unseen=unseen)
+        func = getattr(self.compute_loss_func, "__self__", self.compute_loss_func)  # of a method, its object
+        of_func = {f"compute_loss_func.{name}": value for name, value in state_of(func, unseen=unseen).items()}
+        return {**state_of(getattr(compute, "__func__", compute), unseen=[*unseen, self]), **of_func, **own}
 
     # ---- how a loss counts --------------------------------------------------------------------------------------
 
@@ -221,7 +231,12 @@ class LossesTrainer(BaselineTrainer):
             return None
         if self._counts is None:
             assert self.disentangled is not None
-            found = how_it_counts(compute, self.disentangled.model, inputs, options)
+            keeps = functools.partial(self._kept_by_a_loss, compute) if _is_overridden(compute) else dict
+            self._is_trial = True
+            try:
+                found = how_it_counts(compute, self.disentangled.model, inputs, options, keeps)
+            finally:
+                self._is_trial = False
             self._counts = how_it_counts_everywhere(found, self.args.device)
         self.loss_is_scaled_for_ga = self._counts == SHARE
         if self._counts != MEAN:
@@ -249,7 +264,7 @@ class LossesTrainer(BaselineTrainer):
         size = find_batch_size(inputs) or 1
         means, rows = {}, {}
         for name, term in terms.items():
-            means[name] = term.detach() * parts
+            means[name] = term.detach().mean() * parts  # a number, also where a loss is `[1]`
             rows[name] = rows_in(labels, size, present.get(name))
             if is_share and num_items is not None:  # the same part of all items in each micro-batch
                 over = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1

@@ -23,6 +23,7 @@ from transformers.optimization import GreedyLR
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, has_length
+from transformers.utils import logging
 
 from hf_dgl.data.streaming import place_in_stream
 from hf_dgl.hub.model_card import create_model_card, is_card_of_others
@@ -47,6 +48,8 @@ from .disk import check_can_write, explaining_a_full_disk
 from .manifest import write_manifest
 from .resume import compare, settings_of, with_asked_settings
 from .sums import SUMS, RememberSums
+
+logger = logging.get_logger(__name__)
 
 RESUMED = "ResumedWith"
 """Where `trainer_state.json` keeps the settings that changed when a run was resumed."""
@@ -124,6 +127,11 @@ class SavingTrainer(Trainer):
         epochs_trained, steps_trained = super()._init_training_state(*args, **kwargs)
         self.state.compute_steps(self.args, args[0])  # `logging_steps`, ... as asked for, not as they were
         checkpoint, trial = args[3:5]
+        best = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        beside = os.path.join(os.path.dirname(os.path.abspath(checkpoint or "")), best)
+        if self.state.best_model_checkpoint is None and os.path.isdir(beside):  # the folder was moved, or the user
+            logger.warning(f"The best checkpoint is now {beside}.")
+            self.state.best_model_checkpoint = beside
         if trial is not None:
             self._settings = settings_of(self)  # the trial's, which upstream has set just now
         if checkpoint is not None and not has_length(self.train_dataset) and not self.args.ignore_data_skip:

@@ -22,7 +22,46 @@ from hf_dgl.reports.result_tables import HEADLINES, finite, plain_metrics
 _NUM_CLASSES_SHOWN = 6
 
 
-class TrainingOutput(ProgressCallback):
+class Bars(ProgressCallback):
+    """Upstream's bars of progress, without a dictionary at every log.
+
+    Example:
+
+        >>> Bars().watch(trainer)
+        >>> trainer.train()
+    """
+
+    def watch(self, trainer: Any, test_dataset: Any = None) -> None:
+        """Takes the place of upstream's callbacks, of which a notebook has one of its own."""
+        for other in {ProgressCallback, PrinterCallback, transformers.trainer.DEFAULT_PROGRESS_CALLBACK}:
+            trainer.remove_callback(other)
+        trainer.add_callback(self)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm, leave=False)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and has_length(eval_dataloader) and self.prediction_bar is None:
+            self.prediction_bar = tqdm(
+                total=len(eval_dataloader), leave=False, dynamic_ncols=True, disable=args.disable_tqdm
+            )
+        if self.prediction_bar is not None:
+            self.prediction_bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3g}", refresh=False)
+
+    def close(self) -> None:
+        """Takes the bars away."""
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
+
+
+class TrainingOutput(Bars):
     """In place of upstream's callback, which prints every log as a dictionary.
 
     Args:
@@ -45,16 +84,14 @@ class TrainingOutput(ProgressCallback):
         self._facts: dict[str, str] = {}
 
     def watch(self, trainer: Any, test_dataset: Any = None) -> None:
-        """Takes the place of upstream's callbacks, of which a notebook has one of its own."""
-        for other in {ProgressCallback, PrinterCallback, transformers.trainer.DEFAULT_PROGRESS_CALLBACK}:
-            trainer.remove_callback(other)
-        trainer.add_callback(self)
+        """Takes the place of upstream's callbacks; notes what there is to say of the training."""
+        super().watch(trainer)
         self._shows_logs = shows_logs(trainer.args)
         self._facts = header(trainer, test_dataset)
         self._rows = _Rows(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.current_step = 0
+        super().on_train_begin(args, state, control, **kwargs)
         if not state.is_world_process_zero:
             return
         if self._as_json:
@@ -66,15 +103,6 @@ class TrainingOutput(ProgressCallback):
             width = max(map(len, facts))
             for name, value in facts.items():
                 self._say(f"{name:<{width}}  {value}")
-        self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=args.disable_tqdm, leave=False)
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
-        if state.is_world_process_zero and has_length(eval_dataloader) and self.prediction_bar is None:
-            self.prediction_bar = tqdm(
-                total=len(eval_dataloader), leave=False, dynamic_ncols=True, disable=args.disable_tqdm
-            )
-        if self.prediction_bar is not None:
-            self.prediction_bar.update(1)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         super().on_evaluate(args, state, control, **kwargs)
@@ -88,21 +116,14 @@ class TrainingOutput(ProgressCallback):
             self._say(self._rows.row(state.epoch or 0.0, state.global_step, metrics))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        super().on_log(args, state, control, logs=logs, **kwargs)
         if self.training_bar is None:
             return
-        if "loss" in logs:
-            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3g}", refresh=False)
         is_evaluation = any(key.startswith("eval_") for key in logs)
         if self._as_json and not is_evaluation:
             self._say({"event": "log", "step": state.global_step, **logs})
         elif self._shows_logs and not self._as_json:
-            super().on_log(args, state, control, logs=logs, **kwargs)
-
-    def close(self) -> None:
-        """Takes the bars away."""
-        for bar in (self.prediction_bar, self.training_bar):
-            if bar is not None:
-                bar.close()
+            ProgressCallback.on_log(self, args, state, control, logs=logs, **kwargs)
 
     def _say(self, what: Any) -> None:
         line = what if isinstance(what, str) else json.dumps(finite(what), default=float)

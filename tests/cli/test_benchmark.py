@@ -53,6 +53,8 @@ def test_recipe_with_overrides_and_sizes(tmp_path: Any, capsys: Any) -> None:
     [
         (["--lenght=3"], "Did not understand '--lenght=3'"),
         (["no_such.yaml"], "no_such.yaml"),
+        (["--steps", "-1"], "--steps: expected 0 or more, got -1"),
+        (["--depths", "2", "0"], "--depths: expected 1 or more, got [2, 0]"),
         (["--hidden_size", "100", "--num_heads", "7"], "num_heads=7"),
     ],
 )

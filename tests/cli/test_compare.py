@@ -53,6 +53,7 @@ def test_exit_code_tells_of_failures(recipe: str, tmp_path: Path, capsys: Any) -
     ("words", "message"),
     [
         (["--methods", "joint,dlg"], "did you mean 'dgl'"),
+        (["--methods", "joint", "dgl"], "Methods have commas between them: `--methods joint,dgl`"),
         (["--sweep", "alpha"], "expected KEY=VALUE,VALUE"),
         (["--sweep", "alhpa=1"], "Unknown key 'alhpa'"),
         (["--tune", "alpha"], "--tune: expected KEY=VALUE,VALUE"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +115,19 @@ def test_no_encoders_are_needed_merely_to_look(folder: Path, tmp_path: Path, cap
 def test_what_is_not_wrong_but_odd_is_mentioned(tmp_path: Path, capsys: Any) -> None:
     lines = ["photo,kind"]
     for index in range(60):
-        Image.new("LA", (8, 8), (index, 0 if index % 2 else 255)).save(tmp_path / f"{index}.png")
+        picture = Image.new("LA", (8, 8), (index, 0 if index % 2 else 255))
+        picture.save(tmp_path / f"{index}.png", save_all=True, append_images=[picture.rotate(9)] if index == 7 else [])
         lines.append(f"{index}.png,{['cat', 'Cat ', 'dog'][index % 3]}")
     (tmp_path / "my.csv").write_text("\n".join(lines))
     assert main(["data", "--data", str(tmp_path / "my.csv"), "--image", "photo", "--label", "kind"]) == 0
     text = capsys.readouterr().out
     assert "classes that may be one: 'Cat', 'cat'" in text and "transparent" in text
+    assert "several frames: the first" in text
+
+
+def test_a_terminal_that_lacks_the_letters_of_a_label(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"w{i},{'猫犬'[i % 2]}\n" for i in range(30)))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    assert main(["data", "--data", str(tmp_path / "d.csv")]) == 0
+    assert b"\\u732b" in written.getvalue()

@@ -20,7 +20,7 @@ def test_tables_words_and_files(recipe: str, tmp_path: Path, capsys: Any) -> Non
     printed = capsys.readouterr()
     for words in ("last third", "their answers added up", "Gradients:", "Linear probes", "How sure", "Method"):
         assert words in printed.out
-    assert "run 4 of 4: bilinear fusion" in printed.err and "train_loss" not in printed.out
+    assert "run 4 of 4: bilinear fusion" in printed.err and "train_loss" not in printed.out + printed.err
     assert (tmp_path / "found" / "diagnosis.md").is_file()
 
 

@@ -45,6 +45,8 @@ def test_predict_a_file(saved: str, rows: str, tmp_path: Path, capsys: Any) -> N
         (["predict", "OUT", "--input", "ROWS"], "--output ANSWERS is missing"),
         (["predict", "OUT", "--input", "ROWS", "--output", "x.csv", "--column_mapping", "text"], "NAME=COLUMN"),
         (["predict", "OUT", "--text", "a", "--device", "cudaa"], "Cannot use the device 'cudaa'"),
+        (["predict", "OUT", "--text", "a", "--text", "b"], "--text is given 2 times, and one example has one"),
+        (["predict", "OUT", "--text", "-great"], "A value that begins with a dash is written --text=VALUE"),
         (["export", "OUT", "--onnx", "nowhere/model.onnx"], "There is no folder 'nowhere'"),
         (["export", "OUT", "--onnx", "m.onnx", "x"], "Did not understand 'x'"),
         (["demo", "OUT", "x"], "Did not understand 'x'"),

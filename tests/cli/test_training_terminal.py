@@ -32,7 +32,8 @@ def write(folder: Path, **values: Any) -> str:
     return str(path)
 
 
-def test_header_rows_and_what_next(tmp_path: Path, capsys: Any) -> None:
+def test_header_rows_and_what_next(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # a narrow terminal cuts no number
     folder = tmp_path / "my runs"
     assert main(["train", write(folder)]) == 0
     text = capsys.readouterr().out
@@ -53,7 +54,7 @@ def test_header_rows_and_what_next(tmp_path: Path, capsys: Any) -> None:
     for row in rows:
         assert all(row[end - 1] != " " and (len(row) == end or row[end] == " ") for end in ends)
     assert rows[0].endswith("best accuracy so far")
-    assert "{'" not in text and "eval_runtime" not in text
+    assert "{'" not in text and "eval_runtime" not in text and "…" not in text
     assert f"The model is in {out}" in text and f"hf-dgl predict '{out}' --image FILE --text" in text
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hf_dgl.data.audio import _tell_of_small_numbers, load_audio
-from hf_dgl.data.media import is_transparent, load_image
+from hf_dgl.data.media import has_frames, is_transparent, load_image
 
 
 def wav(array, rate=8000):
@@ -295,3 +295,18 @@ def test_small_whole_numbers_are_told_once(caplog):
         assert abs(load_audio({"array": samples, "sampling_rate": 8000}, 8000)).max() < 0.01
     assert caplog.text.count("very quiet 16-bit samples") == 1
     assert abs(load_audio({"array": np.int8(samples), "sampling_rate": 8000}, 8000)).max() == pytest.approx(127 / 128)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif", "a.mpo"])
+def test_of_several_frames_the_first_is_read_and_told(name, tmp_path):
+    first, others = Image.new("RGB", (4, 4), (255, 0, 0)), [Image.new("RGB", (4, 4))] * 2
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    assert load_image(tmp_path / name).getpixel((0, 0))[0] > 250
+    assert has_frames(str(tmp_path / name)) == (name != "a.mpo")
+    first.save(tmp_path / name, **({"format": "jpeg"} if name == "a.mpo" else {}))
+    assert not has_frames(str(tmp_path / name)) and not has_frames(tmp_path / "gone.gif")
+
+
+def test_paths_from_windows_are_explained():
+    with pytest.raises(ValueError, match=r"Cannot find the image file 'images.*a.png'. Backslashes .*: write '/'"):
+        load_image("images\\a.png")

@@ -5,7 +5,6 @@ import json
 import datasets
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 from datasets import Audio, Dataset, Features, Image, Value
 
 from hf_dgl.data import load_data

@@ -35,6 +35,20 @@ def test_redacted(token: str) -> None:
     assert redacted(f"got {token!r} and {token} here") == "got 'hf_***' and hf_*** here"
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://me:pa55@data.org/my.csv", "https://***@data.org/my.csv"),
+        ("s3.org://a.b/x.csv?X-Amz-Signature=ab12&part=1", "s3.org://a.b/x.csv?X-Amz-Signature=***&part=1"),
+        ("https://x.net/my.csv?sv=2&sig=a%2Fb&design=oak", "https://x.net/my.csv?sv=2&sig=***&design=oak"),
+        ("https://x.net/my.csv?api_key=1 and ?token=2", "https://x.net/my.csv?api_key=*** and ?token=***"),
+        ("https://x.net:8080/a@b?monkey=1", "https://x.net:8080/a@b?monkey=1"),
+    ],
+)
+def test_what_lets_into_an_address_is_redacted(address: str, expected: str) -> None:
+    assert redacted(address) == expected
+
+
 def test_words_that_are_no_token_stay() -> None:
     text = "hf_dgl hf_hub_download hf-internal-testing/tiny api_org hf_transfer_enabled_by_default_everywhere_here"
     assert redacted(text) == text

@@ -72,6 +72,17 @@ def test_csv_and_parquet_in(pipeline: CrossModalPipeline, rows: Path) -> None:
         assert (done.num_rows, done.num_errors) == (NUM_ROWS, 0)
 
 
+def test_a_modality_without_a_column_is_told(pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("hf_dgl.inference.predictions.logger.warning", told.append)
+    predict_file(pipeline, rows, rows.parent / "a.jsonl", keep=["id"])
+    assert "no column 'image', so every row is labelled without" in told[0]
+    assert told[0].endswith("other columns are ['photo']; if one of them is meant: --image COLUMN.")
+    predict_file(pipeline, rows, rows.parent / "b.jsonl", keep=["id", "photo"])
+    predict_file(pipeline, rows, rows.parent / "c.jsonl", MAPPING)
+    assert len(told) == 1
+
+
 def test_goes_on_after_a_kill(pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any) -> None:
     whole, killed = rows.parent / "whole.jsonl", rows.parent / "killed.jsonl"
     predict_file(pipeline, rows, whole, MAPPING, batch_size=4)
@@ -162,6 +173,7 @@ def test_another_job_is_refused(pipeline: CrossModalPipeline, rows: Path) -> Non
         ({"keep": ["idd"]}, "did you mean 'id'"),
         ({"output_file": "out.jsn"}, "did you mean '.jsonl'"),
         ({"input_file": "rows.jsnl"}, "There is no file"),
+        ({"output_file": "./rows.jsonl", "overwrite": True}, "is the file of rows itself"),
         ({"batch_size": 0}, "batch_size"),
         ({"top_k": 0}, "top_k"),
     ],
@@ -170,6 +182,8 @@ def test_mistakes(
     pipeline: CrossModalPipeline, rows: Path, monkeypatch: Any, settings: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(rows.parent)
+    before = rows.read_bytes()
     with pytest.raises(ValueError, match=message):
         predict_file(pipeline, **{"input_file": "rows.jsonl", "output_file": "out.jsonl", **settings})
+    assert rows.read_bytes() == before
     assert not list(rows.parent.glob("out*"))

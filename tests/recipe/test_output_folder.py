@@ -35,6 +35,9 @@ MODEL, CHECKPOINT = "already holds a model", "of a run that did not end"
         (["metrics.json"], {}, MODEL),
         (["checkpoint-2/x", "checkpoint-10/x"], {}, f"holds checkpoint-10 {CHECKPOINT}"),
         (["checkpoint-best/x"], {}, None),
+        (["recipe.yaml"], {}, "holds a recipe.yaml that is not of a run"),
+        (["README.md"], {}, "holds a README.md that is not of a run"),
+        (["recipe.yaml", "README.md"], {"overwrite_output_dir": True}, None),
         (["model.safetensors", "checkpoint-2/x"], {"overwrite_output_dir": True}, None),
         (["model.safetensors"], {"resume_from_checkpoint": "false"}, MODEL),
         (["model.safetensors"], {"resume_from_checkpoint": "true"}, MODEL),  # it would begin anew
@@ -48,7 +51,7 @@ def test_what_stops_a_run(tmp_path: Path, files: list[str], settings: dict, mess
     out = tmp_path / "out"
     for name in files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).touch()
+        (out / name).write_text("# my own")
     (tmp_path / "out-2").mkdir()
     training = DGLTrainingArguments(str(out), use_cpu=True, **settings)
     if message is None:

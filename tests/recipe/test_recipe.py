@@ -227,6 +227,11 @@ def test_command_line_changes_single_entries_of_a_mapping(write: Any) -> None:
         (["--encoders", "vit"], "encoders: expected one entry per modality.*got 'vit'"),
         (["--encoders", "image={hidden_size: 3}"], "encoders: 'image' is a mapping.*needs `model_type`"),
         (["--model_name_or_path", "x"], "`encoders` and `model_name_or_path` exclude each other"),
+        (["--do_train", "false"], "do_train: false: `hf-dgl train` trains in any case.*hf-dgl evaluate OUT"),
+        (["--do_eval"], "do_eval without do_train"),
+        (["--label_names", "kind"], "the rows of a recipe bring `labels`.*--label COLUMN"),
+        (["--output_dir="], "output_dir: expected a folder, got nothing"),
+        (["--load_best_model_at_end", "--eval_strategy", "no"], "chooses among evaluations, and there are none"),
         (["stray"], "Did not expect 'stray' here"),
     ],
 )
@@ -258,6 +263,16 @@ def test_a_list_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ValueError, match="list.yaml: expected `key: value` lines, got list"):
         load_recipe(tmp_path / "list.yaml")
+
+
+def test_a_file_of_comments_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    with pytest.raises(ValueError, match="empty.yaml: expected `key: value` lines, got nothing"):
+        load_recipe(tmp_path / "empty.yaml")
+
+
+def test_what_upstreams_scripts_are_told_is_taken(write: Any) -> None:
+    assert load_recipe(write(), ["--do_train", "--do_eval", "--do_predict"]).training.do_predict
 
 
 def test_missing_file() -> None:

@@ -27,6 +27,12 @@ REGRESSION = "regression"
         ("rmse", False),  # of the user's own
         ("wer_text", False),
         ("focal_loss", False),
+        ("error_rate_image", False),
+        ("brier_score", False),
+        ("set1_nll_text", False),
+        ("EER", False),
+        ("success_rate", True),
+        ("f1_score", True),
         ("myloss", False),  # upstream's rule
         ("bleu", True),
         ("lossless", True),
@@ -57,6 +63,13 @@ def test_the_best_checkpoint_is_the_best(tmp_path, metric):
     best = (max if "pearson" in metric else min)(values, key=values.get)
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
     assert trainer.evaluate()[key] == pytest.approx(values[best])
+
+
+def test_a_modalitys_loss_on_one_of_several_sets(tmp_path):
+    sets = {"set1": small_rows(6, REGRESSION, seed=1), "set2": small_rows(6, REGRESSION, seed=2)}
+    trainer = evaluated(tmp_path, eval_dataset=sets, metric_for_best_model="set2_loss_image", max_steps=2)
+    values = [log["eval_set2_loss_image"] for log in trainer.state.log_history if "eval_set2_loss_image" in log]
+    assert len(values) == 2 and trainer.state.best_metric == min(values)
 
 
 def test_what_the_user_says_counts_and_the_arguments_stay(tmp_path):

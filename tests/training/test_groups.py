@@ -19,7 +19,7 @@ from hf_dgl.training.trainer import DGLTrainer
 from tests.oracle import TiedEncoders, make_toy
 from tests.recipes import tiny_recipe
 from tests.tiny import tiny_batch, tiny_model
-from tests.training.small import build, small_model
+from tests.training.small import build, small_model, small_rows
 from tests.training.test_trainer import SINGLE, make
 
 
@@ -47,6 +47,12 @@ def test_a_pattern_wins_over_the_encoder_and_that_over_the_rest(tmp_path: Path) 
             expected = 0.1 if "encoders.image" in name else 0.2 if "encoders.text" in name else 1e-2
         assert rate == expected, name
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}
+
+
+def test_a_schedule_says_what_it_does_not_take(tmp_path: Path) -> None:
+    trainer = make(tmp_path, lr_scheduler_type="linear", lr_scheduler_kwargs={"num_cycles": 3})
+    with pytest.raises(ValueError, match="lr_scheduler_kwargs: .*`linear` does not take.*num_cycles"):
+        trainer.train()
 
 
 def test_a_learning_rate_of_zero_moves_nothing(tmp_path: Path) -> None:
@@ -243,3 +249,21 @@ def test_rates_by_group_in_a_second_training_and_for_a_class_of_the_users(tmp_pa
     for _ in range(2):
         trainer.train()
         assert [group["initial_lr"] for group in trainer.optimizer.param_groups] == [0.01, 0.1, 0.01, 0.1]
+        logged = [log["learning_rate"] for log in trainer.state.log_history if "loss" in log]
+        assert logged == [0.1]  # not the first group's
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "reduce_lr_on_plateau"])
+def test_the_learning_rate_that_is_logged_is_the_one_that_is_set(tmp_path, scheduler):
+    settings = {
+        "lr_scheduler_type": scheduler,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_dataset": small_rows(4),
+    }
+    logged = []
+    for rates in ({}, *RATES):
+        trainer = build(tmp_path, max_steps=3, metric_for_best_model="loss", **settings, **rates)
+        trainer.train()
+        logged.append([log["learning_rate"] for log in trainer.state.log_history if "loss" in log])
+    assert logged[0] == logged[1] == logged[2] and logged[0][0] == 0.05

@@ -230,10 +230,11 @@ def test_what_a_loss_keeps_may_change_in_the_multimodal_pass(tmp_path):
 def test_random_numbers_of_the_loss_are_the_same_in_each_pass(tmp_path):
     """Mixup in `compute_loss`: the labels are permuted as the rows were, and NumPy and Python draw alike."""
     import random
+    from queue import SimpleQueue
 
     import numpy as np
 
-    seen = []
+    queue = SimpleQueue()  # what a list would keep is looked at, and refused
 
     def mixup(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
@@ -241,11 +242,12 @@ def test_random_numbers_of_the_loss_are_the_same_in_each_pass(tmp_path):
         pixels = inputs["image"]["pixel_values"]
         inputs["image"]["pixel_values"] = part * pixels + (1 - part) * pixels[order]
         logits = model(**inputs).logits
-        seen.append((part, order.tolist(), float(torch.rand(()))))
+        queue.put((part, order.tolist(), float(torch.rand(()))))
         return part * cross_entropy(logits, labels) + (1 - part) * cross_entropy(logits, labels[order])
 
     trainer = make(tmp_path, overriding(mixup), max_steps=2)
     trainer.train()
+    seen = [queue.get() for _ in range(queue.qsize())]
     assert len(seen) == 6 and seen[0] == seen[1] == seen[2] != seen[3] == seen[4] == seen[5]
 
 

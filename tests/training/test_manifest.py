@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_dgl.training import manifest
 from hf_dgl.training.checkpoints import amended, fault, newest_complete, rotate, to_resume
@@ -139,6 +140,19 @@ def test_a_damaged_best_model_is_not_loaded_at_the_end(tmp_path: Path) -> None:
     trainer._load_best_model = damage_it_first  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="The best model was to be loaded from .* model.safetensors is damaged"):
         trainer.train()
+
+
+def test_the_best_model_of_a_run_that_was_moved(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    settings |= {"eval_dataset": Rows(8, seed=1), "load_best_model_at_end": True}
+    trainer = make(tmp_path / "here", **settings)
+    trainer.train()
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = make(tmp_path / "there", **settings)
+    again.train(resume_from_checkpoint=True)
+    assert Path(str(again.state.best_model_checkpoint)).parent == tmp_path / "there"
+    best = load_file(Path(str(again.state.best_model_checkpoint)) / "model.safetensors")
+    assert all(torch.equal(best[name], value) for name, value in again.model.state_dict().items() if name in best)
 
 
 def test_writing_it_costs_little(tmp_path: Path) -> None:

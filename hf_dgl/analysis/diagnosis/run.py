@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hf_dgl.recipe.output_folder import check_writable
 from hf_dgl.recipe.recipe import Recipe, load_recipe, read_overrides
 from hf_dgl.reports.drawing import check_drawing
 from hf_dgl.training.metrics import SCORERS, labelled
+from hf_dgl.training.terminal import Bars
 
 from .callback import DiagnoseGradients
 from .regime import Regime, find_regime
@@ -129,7 +130,9 @@ class _Run:
         trainer = build_trainer(training, parts.model, parts.processor, parts.splits, parts.collator)
         if is_watched:
             trainer.add_callback(self.callback)
-        trainer.train()
+        with closing(Bars()) as bars:
+            bars.watch(trainer)
+            trainer.train()
         assert trainer.disentangled is not None
         self.modalities = list(trainer.disentangled.partition.modalities)
         self.unmeasured = {name: cut.obstacle for name, cut in trainer.disentangled.cuts.items() if not cut.reuse}

@@ -10,6 +10,7 @@ import torch
 from hf_dgl.method.baselines.g_blending import Blending, blend_weights
 from hf_dgl.method.passes import MULTIMODAL
 from tests.tiers import slow_but
+from tests.training.small import build, small_rows
 from tests.training.test_trainer import Rows, StopAt, make, same, weights
 
 BEFORE = {MULTIMODAL: (2.0, 2.0), "image": (2.0, 2.1), "text": (2.0, 2.0)}
@@ -130,3 +131,14 @@ def test_it_needs_evaluations(tmp_path):
     trainer = make(tmp_path, method="g_blending", eval_dataset=Rows(8))
     with pytest.raises(ValueError, match="`method: g_blending` weighs the losses.*eval_strategy: epoch"):
         trainer.train()
+
+
+def test_it_needs_one_validation_set_with_labels(tmp_path):
+    """Else its weights would stay equal, without a word."""
+    settings = {"method": "g_blending", "eval_strategy": "steps", "eval_steps": 1}
+    two = {"a": small_rows(4), "b": small_rows(4)}
+    with pytest.raises(ValueError, match=r"one validation set, got \['a', 'b'\]: pass `eval_dataset="):
+        build(tmp_path, eval_dataset=two, **settings).train()
+    unlabelled = [{"image": row["image"], "text": row["text"]} for row in small_rows(4)]
+    with pytest.raises(ValueError, match=r"there are none of \['eval_loss', 'eval_loss_image', 'eval_loss_text'\]"):
+        build(tmp_path, eval_dataset=unlabelled, **settings).train()
