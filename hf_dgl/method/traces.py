@@ -99,20 +99,18 @@ class _State:
         # One that a graph made is not written into: a backward may still need it.
         tensors = [value for value in candidates if isinstance(value, torch.Tensor) and value.grad_fn is None]
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._versions = {id(tensor): tensor._version for tensor in tensors if not tensor.is_inference()}
 
     def moved(self) -> list[str]:
-        """Names of the buffers and attributes that are others now, or hold other values."""
-        values = {id(tensor): value for tensor, value in self._values}
-
-        def is_other(before: Any, now: Any) -> bool:
-            if not isinstance(before, torch.Tensor):
-                return bool(before is not now and before != now)
-            kept = values.get(id(before))
-            return before is not now or (kept is not None and not torch.equal(before.nan_to_num(), kept.nan_to_num()))
-
+        """Names of the buffers and attributes that are others now, or were written into."""
         now = {**vars(self.module), **self.module._buffers}
         before = {**self._attributes, **self._buffers}
-        return [name for name, value in before.items() if name != "training" and is_other(value, now.get(name))]
+        return [name for name, value in before.items() if name != "training" and self._is_other(value, now.get(name))]
+
+    def _is_other(self, before: Any, now: Any) -> bool:
+        if before is now:
+            return id(before) in self._versions and before._version != self._versions[id(before)]
+        return isinstance(before, torch.Tensor) or isinstance(now, torch.Tensor) or bool(before != now)
 
     def restore(self) -> None:
         vars(self.module).update(self._attributes)

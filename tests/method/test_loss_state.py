@@ -109,6 +109,11 @@ def test_it_is_seen(owner, change, names):
 UNCHANGED = [
     ("the same anew", holding(a=torch.ones(2)), lambda o: setattr(o, "a", torch.ones(2))),
     ("nothing is not a number", holding(a=float("nan"), b=torch.tensor([torch.nan])), lambda o: None),
+    (
+        "eight bits",
+        holding(a=torch.ones(2).to(torch.float8_e4m3fn), b=torch.ones(2, dtype=torch.bool)),
+        lambda o: None,
+    ),
     ("train and eval", holding(a=nn.Dropout()), lambda o: o.a.eval()),
     ("a library's", holding(a=torch.optim.SGD([torch.zeros(1)])), lambda o: setattr(o.a, "calls", 1)),
     ("a circle", SimpleNamespace(a=[]), lambda o: None),

@@ -48,6 +48,7 @@ class Queue(nn.Module):
         super().__init__()
         self.register_buffer("rows", torch.zeros(32, 8))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
+        self.register_buffer("eight_bits", torch.ones(2).to(torch.float8_e4m3fn))  # few operations are there for it
 
     def forward(self, x):
         place = int(self.place)
@@ -85,7 +86,7 @@ def test_as_one_plain_forward_would(make, where):
         states.append(kept(module))
     assert states[0].keys() == states[1].keys() and states[0]
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=0, atol=0)
+        assert torch.equal(torch.as_tensor(states[1][name]), torch.as_tensor(value)), name
 
 
 class Half(nn.Module):
