@@ -61,6 +61,10 @@ class CrossModalCollator:
                 columns[name] = column
         if not columns:
             raise ValueError(self._nothing_found(rows))
+        for position, row in enumerate(rows):
+            if all(column[position] is None for column in columns.values()):
+                reason = f"it has none of the modalities {list(self.processor.modalities)}. Remove it."
+                raise ValueError(f"{name_row(row, position)}: {reason}{_what_to_do(row)}")
         rates = {self.processor.sampling_rate(name) for name in columns} - {None}
         if len(rates) == 1:  # with several rates a single argument cannot tell; every array has its processor's rate
             columns["sampling_rate"] = rates.pop()

@@ -6,12 +6,15 @@ import os
 from typing import Any
 
 import datasets
+from transformers.utils import logging
 
 from .broken import leave_out_broken_rows, leave_out_unknown_labels
-from .columns import CROP_COLUMN
+from .columns import CROP_COLUMN, is_missing
 from .labels import LabelSpec
 from .limits import audio_limit, report_long_texts
 from .streaming import leave_out_broken_rows_of_streams, leave_out_unknown_labels_of_streams
+
+logger = logging.get_logger(__name__)
 
 
 def prepare_splits(
@@ -55,6 +58,7 @@ def prepare_splits(
         splits = leave_out_broken_rows(splits, processor, num_workers, output_dir, is_main_process)
     if is_main_process:
         report_long_texts(splits, processor)
+        _say_what_is_empty(splits, processor)
     limits = [audio_limit(processor.processors[name]) for name in processor.modalities]
     has_audio = any(processor.sampling_rate(name) is not None for name in processor.modalities)
     if not is_training or "train" not in splits or not has_audio or (max_audio_seconds is None and not any(limits)):
@@ -62,6 +66,15 @@ def prepare_splits(
     train = splits["train"]
     marked = train.map(_mark) if is_stream else train.add_column(CROP_COLUMN, [True] * len(train))
     return type(splits)({**splits, "train": marked})
+
+
+def _say_what_is_empty(splits: Any, processor: Any) -> None:
+    """Names modalities that no row of a split has; of streams nothing is known."""
+    for split, rows in splits.items():
+        known = rows.column_names if isinstance(rows, datasets.Dataset) else ()
+        for name in (name for name in processor.modalities if name in known):
+            if all(map(is_missing, (row[name] for row in rows.select_columns(name)))):
+                logger.warning(f"No row of the split {split!r} has a value for {name!r}. Is it the right column?")
 
 
 def encode_labels(

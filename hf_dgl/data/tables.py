@@ -117,6 +117,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str | None]]:
 
 def _header(cells: list[str]) -> list[str]:
     """Column names; that of an unnamed one (pandas writes its index so) as pandas would call it."""
+    if any("\0" in name for name in cells):
+        raise ValueError("the header holds zero bytes. Is it UTF-16? Save it as UTF-8.")
     names = [name or f"Unnamed: {place}" for place, name in enumerate(cells)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"the header names the columns {twice} more than once.")

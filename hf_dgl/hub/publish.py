@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd
+from safetensors import SafetensorError, safe_open
 
 from .sending import Sending
 from .space import space_files
@@ -99,6 +100,14 @@ def _check_is_model(folder: Path) -> None:
             f"Got {folder}, {there}; expected a folder with a model (config.json, model.safetensors): the output "
             "folder of `hf-dgl train`, its `adapter`, or a checkpoint."
         )
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):  # reads its outline
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}), so nothing was uploaded. Train again, or push one of its checkpoints."
+            ) from error
 
 
 def _name_in_card(card: Path, repo_id: str, revision: str | None) -> None:

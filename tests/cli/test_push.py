@@ -41,3 +41,10 @@ def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: Any) -
     assert main(["push", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("hf-dgl push: ") and message in error
+
+
+def test_damaged_weights_are_not_uploaded(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({}))
+    (tmp_path / "model.safetensors").write_bytes(b"cut short")
+    assert main(["push", str(tmp_path), "user/x"]) == 2
+    assert "model.safetensors is damaged" in capsys.readouterr().err

@@ -146,3 +146,18 @@ def test_map_rows_keeps_the_order_and_shares_the_work():
     data = Dataset.from_dict({"number": list(range(64))})
     assert map_rows(data, slow, num_workers=2) == [number**2 for number in range(64)]
     pickle.dumps(slow)
+
+
+def test_a_column_without_a_value_is_told(processor, monkeypatch):
+    told = []
+    monkeypatch.setattr("hf_dgl.data.preparation.logger.warning", told.append)
+    rows = Dataset.from_dict({"image": [None, ""], "text": ["a", None], "audio": [b"x", b"x"], "label": [0, 1]})
+    prepare_splits(DatasetDict(train=rows), processor)
+    assert told == ["No row of the split 'train' has a value for 'image'. Is it the right column?"]
+
+
+def test_a_row_without_anything_is_named_in_any_batch(processor):
+    """Beside rows that have something it was trained on, and answered by a constant."""
+    rows = [{"text": "a", "label": 0, "row": "train[4]"}, {"text": "", "label": 1, "row": "train[5]"}]
+    with pytest.raises(ValueError, match=r"Row train\[5\]: it has none of the modalities .* --on_error skip"):
+        CrossModalCollator(processor)(rows)

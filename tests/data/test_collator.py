@@ -43,8 +43,10 @@ def test_any_mixture_of_missing_modalities(processor, presence):
     names = ("image", "text", "audio")
     rows = [row(**{name: None for name, there in zip(names, flags, strict=True) if not there}) for flags in presence]
     collator = CrossModalCollator(processor, SINGLE)
-    if not any(map(any, presence)):
-        with pytest.raises(ValueError, match="lack all modalities"):
+    if not all(map(any, presence)):
+        empty = [any(flags) for flags in presence].index(False)
+        expected = f"Row {empty} of this batch: it has none of" if any(map(any, presence)) else "lack all modalities"
+        with pytest.raises(ValueError, match=expected):
             collator(rows)
         return
     batch = collator(rows)

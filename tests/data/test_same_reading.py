@@ -161,3 +161,9 @@ def test_json_that_nobody_can_hold(tmp_path, streaming, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=f"Cannot read '.*{name}': {message}"):
         read_table(tmp_path / name, streaming)[:]
+
+
+def test_utf_16_without_a_mark_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,b\n", encoding="utf-16-le")  # which is UTF-8, too
+    with pytest.raises(ValueError, match="zero bytes. Is it UTF-16"):
+        read_table(tmp_path / "a.csv")
