@@ -32,7 +32,7 @@ from .checks import CheckReport, check
 from .cut import nodes_of
 from .engine import Engine
 from .loss_rules import Looks, refuse_changes, refuse_other_leaves
-from .loss_state import changed, state_of
+from .loss_state import changed, state_beside, state_of
 from .modalities import FUSION
 from .outputs import DisentangledOutput, entry
 from .passes import MULTIMODAL, Run
@@ -54,7 +54,7 @@ class Disentangled(Engine):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._looks = Looks()
+        self._looks, self._looks_inside = Looks(), Looks()
         self._after_the_first: Callable[[], None] | None = None
 
     @contextmanager
@@ -75,7 +75,17 @@ class Disentangled(Engine):
     def _later_passes(self, run: Run) -> list[Any]:
         if self._after_the_first is not None:
             self._after_the_first()
-        return super()._later_passes(run)
+        looks = run.training and self._looks_inside.is_due()
+        kept = state_beside(self.model) if looks else {}
+        outputs = super()._later_passes(run)
+        names = changed(kept, state_beside(self.model)) if looks else []
+        if names:
+            self._tell(
+                f"The model's forward changes {', '.join(names[:5])}. A step runs it with all modalities, and once "
+                "more for each alone: what must change once per step, change only `if handle.running_pass in ('', "
+                "'multimodal')`, or keep it in a buffer."
+            )
+        return outputs
 
     @property
     def running_pass(self) -> str:

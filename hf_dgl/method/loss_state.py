@@ -15,6 +15,7 @@ import types
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,20 @@ def state_of(owner: Any, but: Iterable[str] = (), unseen: Iterable[Any] = ()) ->
         found[name] = value
         if len(found) == _MANY:
             break
+    return found
+
+
+def state_beside(model: nn.Module) -> dict[str, Any]:
+    """What functions and objects keep that are attributes of modules (`model.loss_function`, `self.queue`), and that
+    are no library's; parameters, buffers and numbers of the modules are not among it."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in _OF_MODULES or isinstance(value, (*_PLAIN, *_CONTAINERS, Tensor)) or _is_opaque(value):
+                continue
+            place = f"{path}.{name}" if path else name
+            leaves = state_of(value, unseen=[model])
+            found |= {f"{place}.{key}" if key else place: leaf for key, leaf in leaves.items()}
     return found
 
 
@@ -136,9 +151,11 @@ def _values(tensor: Tensor) -> Any:
         return None
     if tensor.numel() <= _SMALL:
         return tensor.detach().clone()
-    if tensor.is_complex():
-        return tensor.sum().item()
-    return tensor.sum(dtype=torch.float32 if tensor.device.type == "mps" else torch.float64).item()
+    with suppress(NotImplementedError, RuntimeError):  # no sum of this type: the version tells
+        if tensor.is_complex():
+            return tensor.sum().item()
+        return tensor.sum(dtype=torch.float32 if tensor.device.type == "mps" else torch.float64).item()
+    return None
 
 
 def _entries(container: Any) -> list[tuple[Any, Any]]:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ except ImportError:  # on Windows
 
 _PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet_ml"}
 _ALWAYS_THERE = ("flyte",)  # upstream does not say whether it is installed
-_RUNNING = "_running"
 _FINISHED = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors", "metrics.json")
 
 
@@ -98,31 +97,54 @@ def alone_in_its_folder(training: DGLTrainingArguments) -> Iterator[None]:
         >>> with alone_in_its_folder(recipe.training):
         ...     trainer.train()
     """
-    folder = Path(str(training.output_dir))
-    lock = None
-    if fcntl is not None and training.process_index == 0:
-        with suppress(OSError):  # what cannot be written is told by who has to write it
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = open(folder / _RUNNING, "w")  # noqa: SIM115
+    lock = _opened(Path(str(training.output_dir))) if training.process_index == 0 else None
     if lock is None:
         yield
         return
-    with lock:
+    try:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not `flock`, which workers that outlive it would hold
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            elsewhere = shlex.quote(str(_free(Path(str(training.output_dir)))))
             raise ValueError(
-                f"Another run is writing into {folder} just now. Wait for its end, or write elsewhere: "
-                f"`--output_dir {shlex.quote(str(_free(folder)))}`."
+                f"Another run is writing into {training.output_dir} just now. Wait for its end, or write elsewhere: "
+                f"`--output_dir {elsewhere}`."
             ) from error
         except OSError:  # a network drive without locks
             pass
-        try:
-            check_output_folder(training)  # one may have ended there since this run began to read its data
-            yield
-        finally:
-            with suppress(OSError):  # gone, or read-only by now
-                (folder / _RUNNING).unlink()
+        check_output_folder(training)  # one may have ended there since this run began to read its data
+        yield
+    finally:
+        if lock in _locks:
+            _locks.remove(lock)
+            os.close(lock)
+
+
+_locks: set[int] = set()
+"""Folders that this process has opened to lock them."""
+
+
+def _opened(folder: Path) -> int | None:
+    """The folder itself, so that no file is left behind; None where that cannot be."""
+    if fcntl is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:  # told by who has to write there
+        return None
+    _locks.add(lock)
+    return lock
+
+
+def _let_go() -> None:
+    """In a worker process, which would hold the lock of a run that was killed until it ends itself."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def remove_old_checkpoints(training: DGLTrainingArguments) -> None:

@@ -84,6 +84,7 @@ CHANGES = [
     ("a tensor's data", holding(a=torch.zeros(3)), lambda o: o.a.data.add_(1), ["a"]),
     ("a teacher", holding(a=nn.Linear(2, 2)), lambda o: momentum(o.a), ["a.bias", "a.weight"]),
     ("a large teacher", holding(a=LARGE), lambda o: momentum(o.a), ["a.bias", "a.weight"]),
+    ("many of eight bits", holding(a=torch.ones(70_000).to(torch.float8_e4m3fn)), lambda o: o.a.zero_(), ["a"]),
     ("a module's attribute", holding(a=nn.ReLU()), lambda o: setattr(o.a, "calls", 1), ["a.calls"]),
     ("an object", holding(a=Queue()), lambda o: o.a.push(), ["a.place", "a.rows"]),
     ("its class", holding(a=Queue()), lambda o: setattr(Queue, "of_all", Queue.of_all + 1), ["a.of_all"]),

@@ -199,3 +199,23 @@ def test_joint_training_in_ones_own_loop_takes_any_criterion():
     handle = disentangle(model, MODALITIES, alpha=0.0, multimodal_to_encoders=1.0)
     output = model(**default_collate(small_rows(6)))
     assert handle.loss(output, lambda out: out.loss + weights_of(model)).requires_grad
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_forward_that_keeps_something_beside_buffers_is_told(guarded, caplog):
+    """Transformers' `model.loss_function` may be any function or object."""
+    rows = []
+
+    def loss_function(logits, labels):
+        if not guarded or handle.running_pass == "multimodal":
+            rows.append(logits.detach())
+        return cross_entropy(logits, labels)
+
+    model = small_model().train()
+    model._loss = loss_function
+    handle = disentangle(model, MODALITIES)
+    with caplog.at_level(logging.WARNING, logger="hf_dgl"):
+        for _ in range(2):
+            model(**default_collate(small_rows(6))).loss.backward()
+    told = [record.message for record in caplog.records if "changes _loss.rows (its size)." in record.message]
+    assert (len(rows), len(told)) == ((2, 0) if guarded else (1 + 2 * 3, 1))  # the trial that reads the graph, too
