@@ -131,6 +131,9 @@ FAMILIES: dict[str, Family] = {
     "siglip2_vision": Family(
         "image", lambda: tf.Siglip2VisionConfig(**SMALL, patch_size=8, num_patches=16), _siglip2_images
     ),
+    "vit_mae": Family("image", lambda: tf.ViTMAEConfig(**SMALL, **PATCHES), _images),
+    "aimv2_vision": Family("image", lambda: tf.Aimv2VisionConfig(**SMALL, **PATCHES), _images),
+    "clipseg_vision": Family("image", lambda: tf.CLIPSegVisionConfig(**SMALL, **PATCHES), _images),
     "chinese_clip_vision": Family("image", lambda: tf.ChineseCLIPVisionConfig(**SMALL, **PATCHES), _images),
     "altclip_vision": Family("image", lambda: tf.AltCLIPVisionConfig(**SMALL, **PATCHES), _images),
     "resnet": Family("image", lambda: tf.ResNetConfig(embedding_size=8, layer_type="basic", **CONV_STAGES), _images),

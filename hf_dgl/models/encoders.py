@@ -34,19 +34,13 @@ TOWER_WORDS = {
 POOLING_MODULES = {
     **dict.fromkeys(
         (
-            "clip_vision_model",
-            "chinese_clip_vision_model",
-            "altclip_vision_model",
-            "xclip_vision_model",
-            "metaclip_2_vision_model",
-            "owlvit_vision_model",
-            "owlv2_vision_model",
+            *("clip_vision_model", "chinese_clip_vision_model", "altclip_vision_model", "xclip_vision_model"),
+            *("metaclip_2_vision_model", "owlvit_vision_model", "owlv2_vision_model", "clipseg_vision_model"),
         ),
         ("pooler", "post_layernorm"),
     ),
-    **dict.fromkeys(
-        ("siglip_vision_model", "siglip_text_model", "siglip2_vision_model", "siglip2_text_model"), ("head",)
-    ),
+    **dict.fromkeys(("siglip_vision_model", "siglip_text_model", "siglip2_vision_model"), ("head",)),
+    **dict.fromkeys(("siglip2_text_model", "aimv2_vision_model"), ("head",)),
     **dict.fromkeys(("convnext", "convnextv2"), ("layernorm",)),  # of the average that upstream's classifier reads
 }
 # An encoder's own name for "which inputs are real".
@@ -208,6 +202,8 @@ def load_encoder(modality: str, source: Any, dtype: torch.dtype, **hub_kwargs: A
     if isinstance(source, Mapping) and "checkpoint" in source:
         hub_kwargs = {**hub_kwargs, **source}
         source, tower = hub_kwargs.pop("checkpoint"), hub_kwargs.pop("tower", None)
+        if {"dtype", "torch_dtype"} & hub_kwargs.keys():
+            raise ValueError(f"encoders: {modality!r} names a dtype of its own; it is one for all weights.")
     if isinstance(source, PreTrainedConfig):
         return _to_dtype(build_encoder(tower_config(modality, source, tower)), dtype)
     missing: set[str] = set()
@@ -260,12 +256,20 @@ def _load_checkpoint(source: Any, dtype: torch.dtype, **hub_kwargs: Any) -> tupl
     loader: Any = AutoModel if has_remote_code else _model_class(config) or AutoModel
     if loader is not AutoModel:
         hub_kwargs.pop("trust_remote_code", None)
+    in_config = {*config.to_dict(), *config.attribute_map} - {"quantization_config"}  # `AutoConfig` has set those
+    hub_kwargs = {key: value for key, value in hub_kwargs.items() if key not in in_config}
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
         model, info = loader.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **hub_kwargs
         )
+    except TypeError as error:
+        for key in hub_kwargs:
+            if f"unexpected keyword argument {key!r}" in str(error):
+                hint = nearest(key, ["tower", "subfolder", "revision", *in_config])
+                raise ValueError(f"Checkpoint {str(source)!r}: there is no option {key!r}.{hint}") from error
+        raise
     finally:
         transformers.logging.set_verbosity(verbosity)
     return model, set(info["missing_keys"])
@@ -279,6 +283,8 @@ def _trim(encoder: PreTrainedModel) -> PreTrainedModel:
     for name, parameter in encoder.named_parameters():
         if name.endswith("mask_token"):  # of masked pretraining (DINOv2, BEiT): never an input here
             parameter.requires_grad_(False)
+    if encoder.config.model_type == "vit_mae":  # else it reads a quarter of the patches, drawn at random, in eval too
+        encoder.config.mask_ratio = 0.0
     return encoder
 
 
@@ -326,8 +332,14 @@ def encode(
 
     kwargs: dict[str, Any] = {"output_hidden_states": True} if output_hidden_states else {}
     kwargs |= _without_time_masks(encoder, inputs[main_name])
+    kwargs |= _patches_in_order(encoder, inputs[main_name])
     output = encoder(**inputs, **kwargs)
-    hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    hidden = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        raise ValueError(
+            f"The encoder of modality {modality!r}, a {type(encoder).__name__}, gives {list(output)} and no "
+            "last_hidden_state, so there are no tokens to fuse. Choose an encoder that gives them (BERT, ViT, ...)."
+        )
     if hidden.ndim == 4:  # feature map [B, D, height, width]
         hidden = hidden.flatten(2).transpose(1, 2)
     if hidden.shape[0] != num_rows:
@@ -350,6 +362,14 @@ def _without_time_masks(encoder: PreTrainedModel, audio: Tensor) -> dict[str, Te
     if num_frames >= config.mask_time_length:
         return {}
     return {"mask_time_indices": torch.zeros((audio.shape[0], num_frames), dtype=torch.bool, device=audio.device)}
+
+
+def _patches_in_order(encoder: PreTrainedModel, pixels: Tensor) -> dict[str, Tensor]:
+    """ViT-MAE shuffles its patches by noise, which it draws unless it is given some: then they stay in their order."""
+    if encoder.config.model_type != "vit_mae":
+        return {}
+    num_patches = (pixels.shape[-2] // encoder.config.patch_size) * (pixels.shape[-1] // encoder.config.patch_size)
+    return {"noise": torch.arange(num_patches, device=pixels.device).expand(pixels.shape[0], -1)}
 
 
 def _reads_frames(config: PreTrainedConfig) -> bool:

@@ -141,11 +141,18 @@ class CrossModalPreTrainedModel(PreTrainedModel):
         """
         if not encoders:
             raise ValueError('Got no encoders, expected at least one: from_encoders({"image": ..., "text": ...}).')
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"Got dtype={dtype!r}, expected torch.float32, torch.bfloat16, ... or their names.")
         hub_kwargs = {"token": token, "trust_remote_code": trust_remote_code}
         if revision is not None:
             hub_kwargs["revision"] = revision
         loaded = {name: load_encoder(name, source, dtype, **hub_kwargs) for name, source in encoders.items()}
+        if len({id(encoder) for encoder in loaded.values()}) < len(loaded):
+            raise ValueError(
+                f"Got one and the same model as encoder of two of {list(loaded)}, expected one for each, which is "
+                "trained and saved by itself: copy.deepcopy(model)."
+            )
         implementation = config_kwargs.pop("attn_implementation", None)
         config = CrossModalConfig(encoders={name: encoder.config for name, encoder in loaded.items()}, **config_kwargs)
         model = cls._from_config(config, encoders=loaded, dtype=dtype)

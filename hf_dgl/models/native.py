@@ -36,7 +36,7 @@ from hf_dgl.method.modalities import did_you_mean
 from .adapters import is_adapter, load_model
 from .configuration_cross_modal import CrossModalConfig
 from .finding import check_source
-from .parts import remember_shortest_audio
+from .parts import check_vocabulary, remember_shortest_audio
 from .processing_cross_modal import POSITIONS_AFTER_PADDING, CrossModalProcessor
 from .whole import load_whole, told_if_damaged
 
@@ -124,6 +124,7 @@ class NativeProcessor:
                     f"{model_class.__name__} reads {name!r}, and its processor ({type(processor).__name__}) does not. "
                     "Give the model and a collator of your own to DGLTrainer."
                 )
+            check_vocabulary(name, part)
             self.processors[name] = part
         limit, tokenizer = _text_limit(config), self.processors.get("text")
         if tokenizer is not None and limit is not None:

@@ -45,6 +45,22 @@ def kind_of(processor: Any) -> str:
     )
 
 
+def check_vocabulary(modality: str, processor: Any) -> None:
+    """Refuses a tokenizer without words, to which every text is alike: upstream makes one for a checkpoint that was
+    saved without its tokenizer, and says nothing.
+
+    Raises:
+        ValueError: says what to save.
+    """
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return
+    if len(processor) - len(processor.all_special_tokens) < 3:
+        raise ValueError(
+            f"The tokenizer of {modality!r}, a {type(processor).__name__}, knows no words: was the checkpoint saved "
+            "without it? Save it beside the model, `tokenizer.save_pretrained(folder)`, or copy its files there."
+        )
+
+
 def remember_shortest_audio(processor: Any, config: PreTrainedConfig) -> Any:
     """Notes in a feature extractor the fewest samples that its encoder reads (`min_audio_samples`); returns it.
 

@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from .configuration_cross_modal import CrossModalConfig, nearest
 from .encoders import TOWER_WORDS, encoder_class, own_modality, tower_config
-from .parts import AUTO_CLASSES, as_list, kind_of, named, process, remember_shortest_audio
+from .parts import AUTO_CLASSES, as_list, check_vocabulary, kind_of, named, process, remember_shortest_audio
 
 KIND_OF_INPUT = {
     "input_ids": "tokenizer",
@@ -47,7 +47,7 @@ class CrossModalProcessor(ProcessorMixin):
             one (`CLIPProcessor`, `WhisperProcessor`, ...) the part that the modality's name implies is kept.
 
     Raises:
-        ValueError: No processors, or one of a kind that is not known.
+        ValueError: No processors, one of a kind that is not known, or a tokenizer without words.
 
     Example:
 
@@ -68,6 +68,8 @@ class CrossModalProcessor(ProcessorMixin):
         if not processors:
             raise ValueError('Got no processors, expected one per modality: CrossModalProcessor({"text": tokenizer}).')
         self.processors = {name: _part(name, processor) for name, processor in processors.items()}
+        for name, part in self.processors.items():
+            check_vocabulary(name, part)
         self.chat_template = None  # read by ProcessorMixin
 
     @property

@@ -123,6 +123,29 @@ def test_frames_of_a_video_become_tokens_one_after_the_other():
     torch.testing.assert_close(tokens[:, tokens.shape[1] // 2 :], second)
 
 
+def test_vit_mae_reads_the_whole_picture_in_order(tmp_path):
+    """Upstream masks three patches of four in evaluation, too."""
+    torch.manual_seed(0)
+    pretrained = tf.ViTMAEForPreTraining(tiny_encoder_config("vit_mae")).eval()
+    pretrained.save_pretrained(tmp_path)
+    model = CrossModalForSequenceClassification.from_encoders({"image": str(tmp_path)})
+    encoder, pixels = model.cross_modal.encoders["image"], FAMILIES["vit_mae"].inputs(2)["pixel_values"]
+    before = torch.get_rng_state()
+    tokens, _, _ = encode("image", encoder, {"pixel_values": pixels})
+    assert torch.equal(torch.get_rng_state(), before)
+    whole = pretrained.vit
+    whole.config.mask_ratio = 0.0
+    expected = whole(pixels, noise=torch.arange(4.0).expand(2, -1)).last_hidden_state
+    assert tokens.shape == (2, 1 + 4, 16)
+    torch.testing.assert_close(tokens, expected)
+
+
+def test_an_encoder_without_tokens_is_told():
+    encoder = tf.DPRQuestionEncoder(tf.DPRConfig(**SMALL, **TEXT))
+    with pytest.raises(ValueError, match=r"'text', a DPRQuestionEncoder, gives \['pooler_output'\] and no last_hid"):
+        encode("text", encoder, FAMILIES["bert"].inputs(2))
+
+
 def test_feature_maps_keep_their_positions():
     encoder = build("resnet").eval().cross_modal.encoders["image"]
     inputs = put(FAMILIES["resnet"].inputs(2))
@@ -312,6 +335,31 @@ def test_messages(tmp_path):
     bert.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match=r"no weights for \d+ parameters of the 'text' encoder BertModel"):
         CrossModalForSequenceClassification.from_encoders({"text": str(tmp_path)})
+
+
+def test_options_of_one_encoder(tmp_path):
+    tf.BertModel(tiny_encoder_config("bert")).save_pretrained(tmp_path)
+
+    def build(**options):
+        return CrossModalForSequenceClassification.from_encoders({"text": {"checkpoint": str(tmp_path), **options}})
+
+    model = build(hidden_dropout_prob=0.5, attn_implementation="eager")
+    config = model.config.encoders["text"]
+    assert config.hidden_dropout_prob == 0.5 and config._attn_implementation == "eager"
+    assert model.cross_modal.encoders["text"].embeddings.dropout.p == 0.5
+    with pytest.raises(ValueError, match="there is no option 'towr'. Did you mean 'tower'"):
+        build(towr="text")
+    with pytest.raises(ValueError, match="'text' names a dtype of its own; it is one for all"):
+        build(dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="Got dtype='bfloat61', expected torch.float32"):
+        CrossModalForSequenceClassification.from_encoders({"text": str(tmp_path)}, dtype="bfloat61")
+
+
+def test_one_model_is_no_encoder_of_two():
+    """It could not be saved."""
+    bert = tf.BertModel(tiny_encoder_config("bert"))
+    with pytest.raises(ValueError, match=r"one and the same model as encoder of two of \['title', 'body'\]"):
+        CrossModalForSequenceClassification.from_encoders({"title": bert, "body": bert})
 
 
 def test_hub_arguments_are_passed_on(monkeypatch):

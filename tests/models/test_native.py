@@ -303,3 +303,10 @@ def test_text_is_cut_to_the_models_positions(checkpoints: dict[str, str]) -> Non
 def test_is_native(checkpoints: dict[str, str], image_text_model: Any, tmp_path: Path) -> None:
     image_text_model.save_pretrained(tmp_path)
     assert is_native(checkpoints["flava"]) and not is_native(str(tmp_path))
+
+
+def test_a_tokenizer_without_words_is_refused() -> None:
+    """What upstream makes for a checkpoint that was saved without its tokenizer."""
+    processor = tf.BlipProcessor(tf.BlipImageProcessorPil(), tf.BertTokenizer())
+    with pytest.raises(ValueError, match="The tokenizer of 'text', a BertTokenizer, knows no words"):
+        NativeProcessor(processor, tf.BlipForQuestionAnswering, tf.BlipConfig())

@@ -233,5 +233,17 @@ def test_messages(tmp_path):
         CrossModalProcessor.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "t5"])
+def test_a_checkpoint_saved_without_its_tokenizer(family, tmp_path):
+    """Upstream makes one without words, to which every text is alike."""
+    tiny_encoder_config(family).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"The tokenizer of 'text', a \w+Tokenizer, knows no words: was the checkpoint"
+    ):
+        CrossModalProcessor.from_encoders({"text": str(tmp_path)})
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert CrossModalProcessor.from_encoders({"text": str(tmp_path)}).processors["text"]("digit")["input_ids"]
+
+
 def test_tiny_tables_agree():
     assert len(tiny_tokenizer()) <= TEXT["vocab_size"] and len(WORDS) > 10 and "vit" in FAMILIES
