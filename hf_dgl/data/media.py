@@ -183,8 +183,8 @@ def missing_file(kind: str, what: str) -> UnreadableMedia:
     hint = "Backslashes separate folders on Windows only: write '/'. " if "\\" in what and os.sep == "/" else ""
     return UnreadableMedia(
         f"Cannot find the {kind} {what}.",
-        f"{hint}Relative paths in csv, json and parquet files are relative to that file's folder. Correct the path, or set "
-        "the value to null: a row may lack a modality.",
+        f"{hint}Relative paths in csv, json and parquet files are relative to that file's folder. Correct the path, "
+        "or set the value to null: a row may lack a modality.",
     )
 
 

@@ -147,6 +147,13 @@ def _read(
             "dataset_name: expected a Hub id, a path, sample:NAME, a Dataset or a DatasetDict, got "
             f"{type(name).__name__}. Make one with Dataset.from_list(rows) or Dataset.from_pandas(table)."
         )
+    return _read_named(name, config_name, seed, revision, token, streaming)
+
+
+def _read_named(
+    name: str, config_name: str | None, seed: int, revision: str | None, token: str | bool | None, streaming: bool
+) -> dict[str, Source]:
+    """A sample, a file, a folder, or a data set of the Hub."""
     if name.startswith(SAMPLE_PREFIX):
         return _without_folder(load_sample(name.removeprefix(SAMPLE_PREFIX), seed=seed))
     path = Path(name).expanduser()

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def alone_in_its_folder(training: DGLTrainingArguments) -> Iterator[None]:
     finally:
         if lock in _locks:
             _locks.remove(lock)
+            with suppress(OSError):  # a worker that was just started may still have it open
+                fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
 
