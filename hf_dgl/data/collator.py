@@ -61,7 +61,8 @@ class CrossModalCollator:
                 columns[name] = column
         if not columns:
             raise ValueError(self._nothing_found(rows))
-        for position, row in enumerate(rows):
+        of_several = len(self.processor.modalities) > 1  # `unimodal` reads the rows that have another modality, too
+        for position, row in enumerate(rows if of_several else ()):
             if all(column[position] is None for column in columns.values()):
                 reason = f"it has none of the modalities {list(self.processor.modalities)}. Remove it."
                 raise ValueError(f"{name_row(row, position)}: {reason}{_what_to_do(row)}")

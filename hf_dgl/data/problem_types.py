@@ -78,14 +78,14 @@ def _warn_of_texts(names: set[str]) -> None:
             f"Labels like {min(numbers)!r} are taken for names of classes, of which there are {len(names):,}. If they "
             "are numbers, write them as 1.5 or 51000: no decimal comma, no thousands apart, no unit."
         )
-    if joined := _joined(names):
+    if joined := _joined(sorted(names)):
         logger.warning(
             f"Labels like {joined!r} are taken for one class each. If a row has several labels, they have to be a "
             'list, which jsonl and parquet can hold: ["cat", "dog"].'
         )
 
 
-def _joined(names: set[str]) -> str | None:
+def _joined(names: Sequence[str]) -> str | None:
     """A name that is several, to judge by the others: `cat|dog` beside `cat` and `dog`; or a list as a text."""
     lists = [name for name in names if name[0] + name[-1] in ("[]", "()", "{}")]
     if 2 * len(lists) > len(names):

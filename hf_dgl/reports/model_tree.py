@@ -146,7 +146,7 @@ def _groups(handle: Disentangled) -> dict[str, Group]:
         group.trained_by = _losses_of(handle, name)
         if name != FUSION:
             group.encoder = list(handle.partition.modalities[name].encoder)
-            group.kind = _kind(handle.model, group.encoder)
+            group.kind = _kind(handle, name)
             cut = handle.cuts.get(name)
             if cut is not None:
                 group.cut = "output reused" if cut.reuse else f"runs again in its own pass: {cut.obstacle}"
@@ -154,10 +154,12 @@ def _groups(handle: Disentangled) -> dict[str, Group]:
     return groups
 
 
-def _kind(model: nn.Module, paths: list[str]) -> str:
+def _kind(handle: Disentangled, name: str) -> str:
+    paths = handle.partition.modalities[name].encoder
     if len(paths) != 1 or "*" in paths[0]:
         return ", ".join(dict.fromkeys(path.removesuffix(".*").rsplit(".", 1)[-1] for path in paths))
-    encoder = model.get_submodule(paths[0])
+    (place,) = handle.partition.encoders[name]  # below PEFT's wrappers, where there are any
+    encoder = handle.model.get_submodule(place)
     source = str(getattr(getattr(encoder, "config", None), "name_or_path", "") or "").rstrip("/")
     checkpoint = os.path.basename(source) if os.path.isabs(source) else source  # this machine's folders are private
     return type(encoder).__name__ + (f" ({checkpoint})" if checkpoint else "")

@@ -37,7 +37,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("a: *b", "undefined alias"),
         ("token: hf_" + "a1" * 17 + ": b", "not valid YAML"),
-        ("", "expected `key: value` lines, got NoneType"),
+        ("", "expected `key: value` lines, got nothing"),
     ],
     ids=range(20),
 )
