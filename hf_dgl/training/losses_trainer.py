@@ -35,7 +35,7 @@ from .sums import RunningMeans
 
 logger = logging.get_logger(__name__)
 
-_NOT_OF_A_LOSS = ("model", "model_wrapped", "compute_loss_func", "compute_loss", "_taken_over")
+_NOT_OF_A_LOSS = ("model", "model_wrapped", "deepspeed", "compute_loss_func", "compute_loss", "_taken_over")
 _PATIENCE = 10  # batches in a row without a finite loss that the scaler of fp16 may skip
 
 
